@@ -1,0 +1,210 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/grpcerr"
+	"example.com/chat/internal/node"
+	"example.com/chat/rpc/peer/peerpb"
+)
+
+// Log is what a node does for the nodes that do not lead.
+type Log interface {
+	// Forwarded carries out commands that another node was given, if this one leads.
+	Forwarded(ctx context.Context, commands [][]byte) (results [][]byte, index uint64, err error)
+	// LeaderReadIndex is the index that a linearizable read elsewhere has to wait for.
+	LeaderReadIndex(ctx context.Context) (uint64, error)
+}
+
+// Membership is what a node says when the cluster is formed or grows.
+type Membership interface {
+	Promise(attempt string) (highest string, c node.Cluster, err error)
+	Adopt(attempt string, c node.Cluster) error
+	Join(ctx context.Context, n node.Info, forwarded bool) (clusterID string, err error)
+	Self() node.Info
+}
+
+// Calls are the calls of PeerService, both ways. Every one has its deadline from ctx, and returns
+// errors of package chaterr. A call that breaks before it has an answer returns
+// chaterr.ErrUnknownOutcome.
+//
+// The service does not stand on the host's server but on one of its own, which listens in tunnels:
+// who gets as far as calling it has proved to be a node, and no interceptor of the host sees it.
+type Calls struct {
+	t        *Tunnels
+	server   *grpc.Server // nil before Serve
+	accepted chan net.Conn
+	closed   chan struct{}
+	once     sync.Once
+	serving  sync.WaitGroup
+
+	mu    sync.Mutex // guards what follows
+	conns map[string]*grpc.ClientConn
+}
+
+var _ net.Listener = (*Calls)(nil)
+
+// NewCalls makes calls of others. Nothing is answered before Serve.
+func NewCalls(t *Tunnels) *Calls {
+	return &Calls{t: t, accepted: make(chan net.Conn), closed: make(chan struct{}), conns: map[string]*grpc.ClientConn{}}
+}
+
+// Serve takes over the tunnels for calls and answers them until Stop. It is called once.
+func (c *Calls) Serve(l Log, m Membership) {
+	c.server = grpc.NewServer(grpc.UnaryInterceptor(c.t.recovered))
+	peerpb.RegisterPeerServiceServer(c.server, &service{log: l, membership: m})
+	c.t.Handle(Call, func(conn *Conn) {
+		select {
+		case c.accepted <- conn:
+		case <-c.closed:
+			_ = conn.Close() // never fails
+		}
+	})
+	c.serving.Go(func() { _ = c.server.Serve(c) }) // its error is that of Accept after Stop
+}
+
+// recovered keeps a panic in a handler from ending the host.
+func (t *Tunnels) recovered(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			t.o.Logger.Error("a peer's call panicked", zap.String("method", info.FullMethod), zap.Any("panic", p), zap.Stack("stack"))
+			err = status.Error(codes.Internal, "internal error")
+		}
+	}()
+	return handle(ctx, req)
+}
+
+// Accept gives the server its connections.
+func (c *Calls) Accept() (net.Conn, error) {
+	select {
+	case conn := <-c.accepted:
+		return conn, nil
+	case <-c.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Addr is that of this node.
+func (c *Calls) Addr() net.Addr { return Addr{c.t.o.ID, Call} }
+
+// Close is called by the server when it stops.
+func (c *Calls) Close() error { return nil }
+
+// Stop ends all calls. It may be called again.
+func (c *Calls) Stop() error {
+	c.once.Do(func() { close(c.closed) })
+	c.t.Cut(Call)
+	if c.server != nil {
+		c.server.Stop()
+		c.serving.Wait()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var err error
+	for _, cc := range c.conns {
+		err = errors.Join(err, cc.Close())
+	}
+	c.conns = nil
+	return err
+}
+
+// client calls the node id at addr. A node that moves gets a new connection.
+func (c *Calls) client(id, addr string) (peerpb.PeerServiceClient, error) {
+	key := id + "@" + addr
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conns == nil {
+		return nil, chaterr.ErrClosed
+	}
+	cc := c.conns[key]
+	if cc == nil {
+		var err error
+		cc, err = grpc.NewClient("passthrough:///"+key,
+			grpc.WithTransportCredentials(insecure.NewCredentials()), // the tunnel has its own
+			grpc.WithContextDialer(c.dial), grpc.WithConnectParams(redial),
+			grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
+		if err != nil {
+			return nil, err
+		}
+		for old, gone := range c.conns {
+			if strings.HasPrefix(old, id+"@") {
+				delete(c.conns, old)
+				go func() { _ = gone.Close() }() // it waits for its goroutines, and nobody uses it any more
+			}
+		}
+		c.conns[key] = cc
+	}
+	return peerpb.NewPeerServiceClient(cc), nil
+}
+
+func (c *Calls) dial(ctx context.Context, key string) (net.Conn, error) {
+	id, addr, _ := strings.Cut(key, "@")
+	conn, err := c.t.Dial(ctx, Call, id, addr)
+	if err != nil {
+		return nil, err // not conn: a nil *Conn in a net.Conn is not nil
+	}
+	return conn, nil
+}
+
+// call makes one call; f is a method of the client.
+func call[Q, A any](ctx context.Context, c *Calls, id, addr string, f func(peerpb.PeerServiceClient, context.Context, Q, ...grpc.CallOption) (A, error), q Q) (a A, err error) {
+	client, err := c.client(id, addr)
+	if err != nil {
+		return a, err
+	}
+	a, err = f(client, ctx, q)
+	if err != nil && grpcerr.Reason(err) == "" {
+		return a, fmt.Errorf("%w: call of node %q: %w", chaterr.ErrUnknownOutcome, id, err)
+	}
+	return a, grpcerr.FromStatus(err)
+}
+
+// Forward asks the node id, which should lead, to carry out commands.
+func (c *Calls) Forward(ctx context.Context, id, addr string, commands [][]byte) (results [][]byte, index uint64, err error) {
+	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Forward, &peerpb.ForwardRequest{Commands: commands})
+	return a.GetResults(), a.GetIndex(), err
+}
+
+// ReadIndex asks the node id, which should lead, for an index to read at.
+func (c *Calls) ReadIndex(ctx context.Context, id, addr string) (uint64, error) {
+	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.ReadIndex, &peerpb.ReadIndexRequest{})
+	return a.GetIndex(), err
+}
+
+// Promise asks for a promise.
+func (c *Calls) Promise(ctx context.Context, id, addr, attempt string) (highest string, in node.Cluster, err error) {
+	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Promise, &peerpb.PromiseRequest{Attempt: attempt})
+	return a.GetHighest(), node.Cluster{ID: a.GetClusterId(), Servers: fromProtos(a.GetServers())}, err
+}
+
+// Adopt asks a node to belong to a cluster.
+func (c *Calls) Adopt(ctx context.Context, id, addr, attempt string, in node.Cluster) error {
+	_, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Adopt, &peerpb.AdoptRequest{
+		Attempt: attempt, ClusterId: in.ID, Servers: toProtos(in.Servers),
+	})
+	return err
+}
+
+// Join asks a member to take n in. forwarded says that it was this node that n asked.
+func (c *Calls) Join(ctx context.Context, id, addr string, n node.Info, forwarded bool) (clusterID string, err error) {
+	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Join, &peerpb.JoinRequest{Node: toProto(n), Forwarded: forwarded})
+	return a.GetClusterId(), err
+}
+
+// Probe asks a node what it is and how far.
+func (c *Calls) Probe(ctx context.Context, id, addr string) (node.Info, error) {
+	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Probe, &peerpb.ProbeRequest{})
+	return fromProto(a.GetNode()), err
+}

@@ -1,0 +1,242 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"example.com/chat/rpc/peer/peerpb"
+)
+
+// maxFrame keeps a frame far below the 4 MiB that a gRPC server with default options receives.
+const maxFrame = 64 << 10
+
+// linger is how long a closed Conn waits for the other side to take what was written.
+const linger = 5 * time.Second
+
+// Conn is a net.Conn over a bidirectional gRPC stream of byte frames. It passes nettest.TestConn.
+// Frames keep their borders for those who use ReadFrame, and Write with at most maxFrame bytes.
+//
+// Sending and receiving on a stream know no deadline, so two goroutines do it, pump and push; both
+// end with the stream. Nothing here holds a mutex while it waits: a goroutine that waits for a
+// mutex is not durably blocked for testing/synctest, and fake time would stand still.
+type Conn struct {
+	frames  frames
+	hangUp  func() // ends our side of the stream after what was sent
+	abort   func() // ends the stream at once
+	local   Addr
+	remote  Addr
+	in      chan []byte // from pump, which closes it
+	inErr   error       // why in was closed; read it only after that
+	out     chan []byte // to push
+	broken  chan struct{}
+	outErr  error         // why broken was closed; read it only after that
+	reading chan struct{} // holds one token while Read runs; guards rest
+	rest    []byte        // of the frame that Read is in
+	writing chan struct{} // holds one token while Write runs
+	done    chan struct{} // closed by Close
+	once    sync.Once
+	readBy  *deadline
+	writeBy *deadline
+}
+
+var _ net.Conn = (*Conn)(nil)
+
+// Addr names one end of a tunnel: a node, and what the tunnel is for.
+type Addr struct {
+	Node    string
+	Purpose Purpose
+}
+
+// Network is "tunnel".
+func (a Addr) Network() string { return "tunnel" }
+
+func (a Addr) String() string { return a.Node }
+
+// frames is one side of a stream.
+type frames interface {
+	context() context.Context
+	send([]byte) error
+	receive() ([]byte, error)
+}
+
+type clientFrames struct {
+	s grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse]
+}
+
+func (f clientFrames) context() context.Context { return f.s.Context() }
+func (f clientFrames) send(b []byte) error      { return f.s.Send(&peerpb.TunnelRequest{Data: b}) }
+func (f clientFrames) receive() ([]byte, error) {
+	m, err := f.s.Recv()
+	return m.GetData(), err
+}
+
+type serverFrames struct {
+	s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb.TunnelResponse]
+}
+
+func (f serverFrames) context() context.Context { return f.s.Context() }
+func (f serverFrames) send(b []byte) error      { return f.s.Send(&peerpb.TunnelResponse{Data: b}) }
+func (f serverFrames) receive() ([]byte, error) {
+	m, err := f.s.Recv()
+	return m.GetData(), err
+}
+
+func newConn(f frames, hangUp, abort func()) *Conn {
+	c := &Conn{
+		frames: f, hangUp: hangUp, abort: abort,
+		in: make(chan []byte), out: make(chan []byte), broken: make(chan struct{}), done: make(chan struct{}),
+		reading: make(chan struct{}, 1), writing: make(chan struct{}, 1),
+		readBy: newDeadline(), writeBy: newDeadline(),
+	}
+	go c.pump()
+	go c.push()
+	return c
+}
+
+// pump receives one frame ahead of Read; HTTP/2 flow control does the rest. After Close it goes on
+// and throws frames away until the other side has ended too.
+func (c *Conn) pump() {
+	defer close(c.in)
+	for {
+		frame, err := c.frames.receive()
+		if err == nil && len(frame) > maxFrame {
+			err = fmt.Errorf("tunnel: a frame of %d bytes", len(frame))
+			c.abort()
+		}
+		if err != nil {
+			c.inErr = err
+			return
+		}
+		select {
+		case c.in <- frame:
+		case <-c.done:
+		case <-c.frames.context().Done(): // nobody reads, and the stream was aborted
+			c.inErr = c.frames.context().Err()
+			return
+		}
+	}
+}
+
+// ReadFrame returns the next frame whole. It is not to be mixed with Read.
+func (c *Conn) ReadFrame() ([]byte, error) {
+	passed := c.readBy.wait()
+	select { // a deadline in the past wins over data, as in package net
+	case <-passed:
+		return nil, os.ErrDeadlineExceeded
+	case <-c.done:
+		return nil, net.ErrClosed
+	default:
+	}
+	select {
+	case f, ok := <-c.in:
+		if !ok && errors.Is(c.inErr, io.EOF) {
+			return nil, io.EOF
+		} else if !ok {
+			return nil, fmt.Errorf("tunnel from %q: %w", c.remote.Node, c.inErr)
+		}
+		return f, nil
+	case <-passed:
+		return nil, os.ErrDeadlineExceeded
+	case <-c.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (c *Conn) Read(p []byte) (int, error) {
+	select {
+	case c.reading <- struct{}{}:
+	case <-c.done:
+		return 0, net.ErrClosed
+	case <-c.readBy.wait():
+		return 0, os.ErrDeadlineExceeded
+	}
+	defer func() { <-c.reading }()
+	for len(c.rest) == 0 && len(p) > 0 {
+		f, err := c.ReadFrame()
+		if err != nil {
+			return 0, err
+		}
+		c.rest = f
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// Write returns when the frames are handed to push, as a write to a socket returns when the kernel
+// has the bytes: a failure to send shows in a later call.
+func (c *Conn) Write(p []byte) (n int, err error) {
+	passed := c.writeBy.wait()
+	select {
+	case c.writing <- struct{}{}:
+	case <-c.done:
+		return 0, net.ErrClosed
+	case <-passed:
+		return 0, os.ErrDeadlineExceeded
+	}
+	defer func() { <-c.writing }()
+	for n < len(p) {
+		select { // a deadline in the past wins over room
+		case <-passed:
+			return n, os.ErrDeadlineExceeded
+		case <-c.done:
+			return n, net.ErrClosed
+		default:
+		}
+		frame := append([]byte(nil), p[n:min(len(p), n+maxFrame)]...)
+		select {
+		case c.out <- frame:
+			n += len(frame)
+		case <-c.broken:
+			return n, fmt.Errorf("tunnel to %q: %w", c.remote.Node, c.outErr)
+		case <-passed:
+			return n, os.ErrDeadlineExceeded
+		case <-c.done:
+			return n, net.ErrClosed
+		}
+	}
+	return n, nil
+}
+
+// push sends one frame at a time, so that HTTP/2 flow control reaches Write.
+func (c *Conn) push() {
+	defer close(c.broken)
+	for {
+		select {
+		case f := <-c.out:
+			if c.outErr = c.frames.send(f); c.outErr != nil {
+				return
+			}
+		case <-c.done:
+			c.outErr = net.ErrClosed
+			c.hangUp()
+			return
+		case <-c.frames.context().Done():
+			c.outErr = c.frames.context().Err()
+			return
+		}
+	}
+}
+
+// Close lets what was written go out, for as long as linger. It does not wait for it.
+func (c *Conn) Close() error {
+	c.once.Do(func() {
+		close(c.done)
+		time.AfterFunc(linger, c.abort)
+	})
+	return nil
+}
+
+func (c *Conn) LocalAddr() net.Addr                { return c.local }
+func (c *Conn) RemoteAddr() net.Addr               { return c.remote }
+func (c *Conn) SetReadDeadline(t time.Time) error  { c.readBy.set(t); return nil }
+func (c *Conn) SetWriteDeadline(t time.Time) error { c.writeBy.set(t); return nil }
+func (c *Conn) SetDeadline(t time.Time) error      { c.readBy.set(t); c.writeBy.set(t); return nil }

@@ -1,0 +1,183 @@
+package peer
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"example.com/chat/rpc/peer/peerpb"
+)
+
+const (
+	protocol         = 1
+	handshakeTimeout = 2 * time.Second
+	nonceSize        = 16
+)
+
+// The handshake is three frames: the dialling side's hello, the accepting side's nonce with its
+// proof, and the dialling side's proof for that nonce, without which a recorded hello could be
+// played again. The last one costs no round trip. It proves who opened the tunnel; that nobody
+// else writes into it later is the business of TLS.
+
+// handshakeKey is the key for this one use of the cluster secret (RFC 5869).
+func handshakeKey(secret []byte) []byte {
+	key, err := hkdf.Key(sha256.New, secret, nil, "chat tunnel handshake 1", sha256.Size)
+	if err != nil {
+		panic(err) // only for a length that SHA-256 cannot give
+	}
+	return key
+}
+
+// greet is the dialling side.
+func (t *Tunnels) greet(c *Conn) error {
+	text, err := proto.Marshal(&peerpb.Hello{
+		Protocol: protocol, Name: t.o.Cluster, ClusterId: t.o.ClusterID(),
+		From: t.o.ID, To: c.remote.Node, Purpose: string(c.local.Purpose), Nonce: nonce(),
+	})
+	if err != nil {
+		return err
+	}
+	_, werr := c.Write(append(t.mac("hello", text), text...)) // MAC first: nothing is decoded before it is checked
+	answer, err := c.ReadFrame()                              // even after a failed Write: a refusal says why
+	switch {
+	case err != nil:
+		return err
+	case werr != nil:
+		return werr
+	case len(answer) != nonceSize+sha256.Size || !hmac.Equal(answer[nonceSize:], t.mac("accept", text, answer[:nonceSize])):
+		return errors.New("the other side does not know the cluster secret")
+	}
+	if err := t.believe(c.frames.context(), c.remote.Node); err != nil {
+		return err
+	}
+	_, err = c.Write(t.mac("confirm", text, answer[:nonceSize]))
+	return err
+}
+
+// answer is the accepting side; its errors are for the wire.
+func (t *Tunnels) answer(c *Conn) error {
+	_ = c.SetReadDeadline(time.Now().Add(handshakeTimeout)) // never fails, as below
+	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
+	frame, err := c.ReadFrame()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return status.Error(codes.DeadlineExceeded, "no handshake")
+	} else if ctx := c.frames.context(); ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	} else if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	text := frame[min(sha256.Size, len(frame)):]
+	if !hmac.Equal(frame[:len(frame)-len(text)], t.mac("hello", text)) {
+		return status.Error(codes.Unauthenticated, "the cluster secrets differ")
+	}
+	var h peerpb.Hello
+	if err := proto.Unmarshal(text, &h); err != nil {
+		return status.Error(codes.InvalidArgument, "malformed hello")
+	}
+	if err := t.check(&h); err != nil {
+		return err
+	}
+	if err := t.believe(c.frames.context(), h.From); err != nil {
+		return err
+	}
+	n := nonce()
+	if _, err := c.Write(append(n, t.mac("accept", text, n)...)); err != nil {
+		return err
+	}
+	if proof, err := c.ReadFrame(); err != nil || !hmac.Equal(proof, t.mac("confirm", text, n)) {
+		return status.Error(codes.Unauthenticated, "no proof for this nonce")
+	}
+	p := Purpose(h.Purpose)
+	c.local, c.remote = Addr{t.o.ID, p}, Addr{h.From, p}
+	return nil
+}
+
+// check refuses who means another node, or comes from another cluster. Raft speaks only inside one
+// cluster that has an id: a node without one would obey anybody.
+func (t *Tunnels) check(h *peerpb.Hello) error {
+	mine := t.o.ClusterID()
+	isRaft := h.Purpose == string(RaftControl) || h.Purpose == string(RaftBulk)
+	switch {
+	case h.Protocol != protocol:
+		return status.Errorf(codes.FailedPrecondition, "node %q speaks protocol %d, not %d", t.o.ID, protocol, h.Protocol)
+	case h.Name != t.o.Cluster:
+		return status.Errorf(codes.FailedPrecondition, "node %q is in the cluster named %q, not %q", t.o.ID, t.o.Cluster, h.Name)
+	case h.From == "" || h.From == t.o.ID:
+		return status.Errorf(codes.FailedPrecondition, "node %q is called by %q", t.o.ID, h.From)
+	case h.To != t.o.ID && (h.To != "" || h.Purpose != string(GossipStream)):
+		return status.Errorf(codes.FailedPrecondition, "this is node %q, not %q", t.o.ID, h.To)
+	case mine != h.ClusterId && mine != "" && h.ClusterId != "":
+		return status.Errorf(codes.FailedPrecondition, "node %q belongs to cluster %q, not %q", t.o.ID, mine, h.ClusterId)
+	case isRaft && (mine == "" || h.ClusterId == ""):
+		return status.Errorf(codes.FailedPrecondition, "node %q and node %q are not both in a cluster", t.o.ID, h.From)
+	}
+	return nil
+}
+
+// believe decides, where there is no secret, whether the other end of a stream is the node that it
+// says it is. An empty node is believed only on loopback.
+func (t *Tunnels) believe(ctx context.Context, node string) error {
+	if len(t.o.Secret) > 0 {
+		return nil
+	}
+	p, ok := peer.FromContext(ctx)
+	if ok && isLoopback(p.Addr) {
+		return nil
+	}
+	if ok {
+		if info, isTLS := p.AuthInfo.(credentials.TLSInfo); isTLS && len(info.State.VerifiedChains) > 0 &&
+			info.State.PeerCertificates[0].VerifyHostname(node) == nil {
+			return nil
+		}
+	}
+	return status.Errorf(codes.PermissionDenied,
+		"node %q has no cluster secret, so a peer must come from a loopback address or show a certificate for its node id", t.o.ID)
+}
+
+func isLoopback(a net.Addr) bool {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	case *net.UnixAddr:
+		return true
+	default:
+		return false
+	}
+}
+
+// remoteAddr is who is at the other end of a server's stream, for the log.
+func remoteAddr(ctx context.Context) net.Addr {
+	if p, ok := peer.FromContext(ctx); ok {
+		return p.Addr
+	}
+	return Addr{}
+}
+
+func nonce() []byte {
+	n := make([]byte, nonceSize)
+	_, _ = rand.Read(n) // never fails since Go 1.24
+	return n
+}
+
+// mac authenticates what a frame means and says. The parts but the first have fixed sizes.
+func (t *Tunnels) mac(meaning string, parts ...[]byte) []byte {
+	m := hmac.New(sha256.New, t.key)
+	_, _ = fmt.Fprintf(m, "%s\x00", meaning) // a hash never fails
+	for _, p := range parts {
+		m.Write(p)
+	}
+	return m.Sum(nil)
+}

@@ -1,0 +1,359 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/net/nettest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/simnet"
+	"example.com/chat/rpc/peer/peerpb"
+)
+
+// options are those of a node in cluster "c" of the name "x".
+func options(id string, dial func(context.Context, string) (net.Conn, error)) Options {
+	return Options{
+		ID: id, Cluster: "x", ClusterID: func() string { return "c" },
+		Secret: bytes.Repeat([]byte("s"), 32), Dial: dial, Logger: zap.NewNop(),
+	}
+}
+
+// pair starts node b with a server of default options, and node a that dials it.
+func pair(t testing.TB, spoil func(a, b *Options)) (n *simnet.Net, a, b *Tunnels, accepted chan *Conn) {
+	n = simnet.New(0)
+	ao, bo := options("a", n.Dialer("a")), options("b", n.Dialer("b"))
+	if spoil != nil {
+		spoil(&ao, &bo)
+	}
+	a, b = NewTunnels(ao), NewTunnels(bo)
+	accepted = make(chan *Conn, 16)
+	for _, p := range []Purpose{RaftControl, RaftBulk, GossipStream, GossipPackets, Call} {
+		a.Handle(p, func(*Conn) {})
+		b.Handle(p, func(c *Conn) { accepted <- c })
+	}
+	server := grpc.NewServer()
+	b.Register(server)
+	lis := n.Listen("b")
+	go func() { _ = server.Serve(lis) }()
+	t.Cleanup(func() {
+		for _, x := range []*Tunnels{a, b} {
+			if err := x.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		server.GracefulStop() // returns, because Close has ended the tunnels
+	})
+	return n, a, b, accepted
+}
+
+func dial(t testing.TB, a *Tunnels, p Purpose, node, addr string) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	return a.Dial(ctx, p, node, addr)
+}
+
+// TestConn_Conformance runs package nettest's test for any net.Conn, in real time.
+func TestConn_Conformance(t *testing.T) {
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		_, a, b, accepted := pair(t, nil)
+		c, err := dial(t, a, RaftControl, "b", "b")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return c, <-accepted, func() { _, _ = a.Close(), b.Close() }, nil
+	})
+}
+
+func TestTunnel_Refuses(t *testing.T) {
+	other := func() string { return "other" }
+	none := func() string { return "" }
+	for name, tt := range map[string]struct {
+		spoil   func(a, b *Options)
+		purpose Purpose
+		node    string
+		want    string // empty for a tunnel that opens
+	}{
+		"nothing":                     {nil, RaftControl, "b", ""},
+		"another secret":              {func(a, _ *Options) { a.Secret = bytes.Repeat([]byte("t"), 32) }, GossipStream, "b", "secrets differ"},
+		"no secret":                   {func(a, _ *Options) { a.Secret = nil }, GossipStream, "b", "secrets differ"},
+		"another name":                {func(a, _ *Options) { a.Cluster = "y" }, GossipStream, "b", `cluster named "x", not "y"`},
+		"another cluster":             {func(a, _ *Options) { a.ClusterID = other }, GossipStream, "b", `belongs to cluster "c", not "other"`},
+		"another node":                {nil, RaftControl, "z", `this is node "b", not "z"`},
+		"raft with whoever is there":  {nil, RaftControl, "", `this is node "b", not ""`},
+		"calls to whoever is there":   {nil, Call, "", `this is node "b", not ""`},
+		"gossip with whoever":         {nil, GossipStream, "", ""},
+		"raft from outside":           {func(a, _ *Options) { a.ClusterID = none }, RaftBulk, "b", "not both in a cluster"},
+		"raft to outside":             {func(_, b *Options) { b.ClusterID = none }, RaftBulk, "b", "not both in a cluster"},
+		"raft between nodes outside":  {func(a, b *Options) { a.ClusterID, b.ClusterID = none, none }, RaftControl, "b", "not both in a cluster"},
+		"gossip from outside":         {func(a, _ *Options) { a.ClusterID = none }, GossipPackets, "b", ""},
+		"calls from outside":          {func(a, _ *Options) { a.ClusterID = none }, Call, "b", ""},
+		"itself":                      {func(a, _ *Options) { a.ID = "b" }, Call, "b", `node "b" is called by "b"`},
+		"no secret and a far address": {func(a, b *Options) { a.Secret, b.Secret = nil, nil }, Call, "b", "has no cluster secret"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, a, _, _ := pair(t, tt.spoil)
+				_, err := dial(t, a, tt.purpose, tt.node, "b")
+				if tt.want == "" && err != nil {
+					t.Errorf("got %v", err)
+				}
+				if tt.want != "" && (!errors.Is(err, chaterr.ErrPeerRefused) || !strings.Contains(err.Error(), tt.want)) {
+					t.Errorf("got %v, want %q", err, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// TestTunnel_Replay: whoever has recorded a hello can play it again, but cannot answer the nonce.
+func TestTunnel_Replay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, _, accepted := pair(t, nil)
+		var recorded []byte
+		spy := recorder{a, &recorded}
+		if err := spy.dial(t); err != nil {
+			t.Fatal(err)
+		}
+		<-accepted
+		stream := strangersStream(t, n)
+		for _, frame := range [][]byte{recorded, bytes.Repeat([]byte("p"), 32)} {
+			if err := stream.Send(&peerpb.TunnelRequest{Data: frame}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, _ = stream.Recv() // the nonce
+		if _, err := stream.Recv(); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("got %v", err)
+		}
+		if len(accepted) != 0 {
+			t.Error("the tunnel was opened")
+		}
+	})
+}
+
+// recorder opens a tunnel as Dial does and keeps the hello.
+type recorder struct {
+	t     *Tunnels
+	hello *[]byte
+}
+
+func (r recorder) dial(t *testing.T) error {
+	cc, err := r.t.link(linkKey{"b", RaftControl})
+	if err != nil {
+		return err
+	}
+	s, err := peerpb.NewTunnelServiceClient(cc).Tunnel(t.Context())
+	if err != nil {
+		return err
+	}
+	c := newConn(tapped{clientFrames{s}, r.hello}, func() {}, func() {})
+	c.local, c.remote = Addr{"a", RaftControl}, Addr{"b", RaftControl}
+	return r.t.greet(c)
+}
+
+// tapped keeps the first frame that is sent.
+type tapped struct {
+	frames
+	first *[]byte
+}
+
+func (f tapped) send(b []byte) error {
+	if *f.first == nil {
+		*f.first = bytes.Clone(b)
+	}
+	return f.frames.send(b)
+}
+
+// strangersStream is a tunnel as anybody may open it who reaches the port.
+func strangersStream(t *testing.T, n *simnet.Net) grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse] {
+	t.Helper()
+	cc, err := grpc.NewClient("passthrough:///b", grpc.WithContextDialer(n.Dialer("stranger")),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cc.Close() })
+	s, err := peerpb.NewTunnelServiceClient(cc).Tunnel(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestTunnel_Stranger(t *testing.T) {
+	for name, tt := range map[string]struct {
+		frames [][]byte
+		want   codes.Code
+	}{
+		"says nothing":       {nil, codes.DeadlineExceeded},
+		"an empty frame":     {[][]byte{{}}, codes.Unauthenticated},
+		"garbage":            {[][]byte{bytes.Repeat([]byte("x"), 1000)}, codes.Unauthenticated},
+		"a frame too large":  {[][]byte{make([]byte, maxFrame+1)}, codes.InvalidArgument},
+		"raft without hello": {[][]byte{{0, 1, 2, 3}, make([]byte, maxFrame)}, codes.Unauthenticated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, _, _, accepted := pair(t, nil)
+				stream := strangersStream(t, n)
+				for _, f := range tt.frames {
+					_ = stream.Send(&peerpb.TunnelRequest{Data: f}) // Recv says why it failed
+				}
+				_, err := stream.Recv()
+				if got := status.Code(err); got != tt.want {
+					t.Errorf("got %v, want %v", err, tt.want)
+				}
+				if len(accepted) != 0 {
+					t.Error("the tunnel was opened")
+				}
+			})
+		})
+	}
+}
+
+// TestTunnel_StrangersAreFew: streams that do not finish the handshake cannot pile up.
+func TestTunnel_StrangersAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, _, _ := pair(t, nil)
+		var last grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse]
+		for range maxStrangers + 1 {
+			last = strangersStream(t, n)
+			synctest.Wait()
+		}
+		if _, err := last.Recv(); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("got %v", err)
+		}
+		time.Sleep(handshakeTimeout)
+		if _, err := dial(t, a, Call, "b", "b"); err != nil {
+			t.Errorf("a node is kept out: %v", err)
+		}
+	})
+}
+
+// TestTunnel_NobodyTakesIt: the handshake is right, but the other side has closed that door.
+func TestTunnel_NobodyTakesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b, _ := pair(t, nil)
+		b.Cut(RaftControl)
+		c, err := dial(t, a, RaftControl, "b", "b")
+		if err == nil {
+			_, err = c.ReadFrame()
+		}
+		if err == nil || !strings.Contains(err.Error(), `node "b" takes no raft-control`) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestTunnel_Cut ends the tunnels of one purpose on both sides at once, and no others.
+func TestTunnel_Cut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b, accepted := pair(t, nil)
+		raft, err := dial(t, a, RaftBulk, "b", "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-accepted
+		gossip, err := dial(t, a, GossipStream, "b", "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := <-accepted
+		start := time.Now()
+		b.Cut(RaftBulk)
+		if _, err := raft.ReadFrame(); err == nil {
+			t.Error("the tunnel is alive")
+		}
+		if _, err := gossip.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		if f, err := other.ReadFrame(); string(f) != "x" || err != nil {
+			t.Errorf("got %q, %v", f, err)
+		}
+		if took := time.Since(start); took != 0 {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// TestTunnel_StuckPeer: the other side does not read. Write stops at the deadline, Close returns at
+// once, and after linger the stream is gone.
+func TestTunnel_StuckPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b, accepted := pair(t, nil)
+		c, err := dial(t, a, RaftBulk, "b", "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-accepted
+		start := time.Now()
+		_ = c.SetWriteDeadline(start.Add(time.Second))
+		n, err := c.Write(make([]byte, 64<<20))
+		if took := time.Since(start); err == nil || took != time.Second {
+			t.Errorf("wrote %d bytes, error %v after %v", n, err, took)
+		}
+		_ = c.Close()
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("Close took %v", took-time.Second)
+		}
+		time.Sleep(linger + time.Second)
+		for _, x := range []*Tunnels{a, b} {
+			x.mu.Lock()
+			if len(x.conns) != 0 {
+				t.Errorf("%d tunnels left", len(x.conns))
+			}
+			x.mu.Unlock()
+		}
+	})
+}
+
+// TestTunnel_DeadLink: the connection's packets vanish for ever, as after a power cut behind a
+// firewall, but a new connection would work. TCP would take a quarter of an hour.
+func TestTunnel_DeadLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, _, _ := pair(t, nil)
+		if _, err := dial(t, a, RaftControl, "b", "b"); err != nil {
+			t.Fatal(err)
+		}
+		n.Blackhole("a", "b")
+		start := time.Now()
+		for {
+			if _, err := dial(t, a, RaftControl, "b", "b"); err == nil {
+				break
+			}
+			if time.Since(start) > 10*time.Second {
+				t.Fatal("no new connection in 10 s")
+			}
+		}
+	})
+}
+
+// TestTunnel_Loopback opens tunnels over TCP, without a secret.
+func TestTunnel_Loopback(t *testing.T) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, a, b, _ := pair(t, func(a, b *Options) {
+		a.Secret, b.Secret = nil, nil
+		a.Dial, b.Dial = nil, nil
+	})
+	server := grpc.NewServer()
+	b.Register(server)
+	go func() { _ = server.Serve(lis) }()
+	defer server.Stop()
+	if _, err := dial(t, a, Call, "b", lis.Addr().String()); err != nil {
+		t.Error(err)
+	}
+}
