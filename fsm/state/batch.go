@@ -1,0 +1,163 @@
+package state
+
+import (
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"google.golang.org/protobuf/proto"
+
+	"example.com/chat/fsm/fsmpb"
+	"example.com/chat/internal/chaterr"
+)
+
+// entryFormat is the format of entries that this binary writes, and the only one it reads.
+const entryFormat = 1
+
+// EncodeEntry makes the data of a log entry from commands that NewCommand has made. timeMS is the
+// leader's clock.
+func EncodeEntry(timeMS int64, commands []*fsmpb.Command) ([]byte, error) {
+	return proto.Marshal(&fsmpb.Entry{Format: entryFormat, TimeMs: timeMS, Commands: commands})
+}
+
+// Batch collects what several entries change, and writes it at once: data, operations and the
+// applied index together, so that after a crash the state is that of some entry and never half of
+// one. A new Batch is begun when the last one is committed or closed.
+type Batch struct {
+	s      *State
+	b      *pebble.Batch
+	meta   *fsmpb.Meta
+	events []Event
+	number uint32 // of the entry's next event
+}
+
+// NewBatch begins a batch.
+func (s *State) NewBatch() *Batch {
+	return &Batch{s: s, b: s.db.NewIndexedBatch(), meta: proto.CloneOf(s.meta)}
+}
+
+// Apply carries out the commands of one entry and returns a result for each.
+//
+// An error means that the entry cannot be applied here. With chaterr.ErrUpgradeNeeded, a newer
+// version wrote it, and with chaterr.ErrCorrupt it is damaged: then the entry has left no trace,
+// and what was applied before it may be committed. Any other error is a failure of the store, and
+// the batch is worthless. After an error nothing more may be applied.
+func (b *Batch) Apply(index, term uint64, data []byte) ([]*Result, error) {
+	steps, timeMS, err := b.decode(index, data)
+	if err != nil {
+		return nil, err
+	}
+	b.pass(index, term)
+	b.meta.TimeMs = max(b.meta.TimeMs, timeMS)
+	b.number = 0
+	if err := b.forget(); err != nil {
+		return nil, err
+	}
+	results := make([]*Result, len(steps))
+	for i, s := range steps {
+		if results[i], err = b.run(s); err != nil {
+			return nil, fmt.Errorf("entry %d, command %d: %w", index, i, err)
+		}
+	}
+	return results, nil
+}
+
+// Pass counts an entry as applied that has no commands, such as a change of raft's configuration.
+func (b *Batch) Pass(index, term uint64) { b.pass(index, term) }
+
+func (b *Batch) pass(index, term uint64) { b.meta.Index, b.meta.Term = index, term }
+
+// Commit writes the batch and returns its events in order. It does not wait for the disk: the raft
+// log is what survives a crash.
+func (b *Batch) Commit() ([]Event, error) {
+	v, err := proto.Marshal(b.meta)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.b.Set([]byte{keyMeta}, v, nil); err != nil {
+		return nil, err
+	}
+	if err := b.b.Commit(pebble.NoSync); err != nil {
+		return nil, fmt.Errorf("commit a batch of the state: %w", err)
+	}
+	b.s.meta = b.meta
+	return b.events, nil
+}
+
+// Close ends a batch that was not committed.
+func (b *Batch) Close() error { return b.b.Close() }
+
+// step is a command that was decoded.
+type step struct {
+	command *fsmpb.Command
+	kind    *kind
+	payload proto.Message // nil when it is no message of its kind
+}
+
+// decode reads all of an entry before any of it is applied. Fields that this binary does not know
+// are the work of a newer one, which would apply the entry differently.
+func (b *Batch) decode(index uint64, data []byte) ([]step, int64, error) {
+	var e fsmpb.Entry
+	if err := proto.Unmarshal(data, &e); err != nil {
+		return nil, 0, fmt.Errorf("entry %d: %w: %w", index, chaterr.ErrCorrupt, err)
+	}
+	if e.Format != entryFormat || unknown(&e) {
+		return nil, 0, fmt.Errorf("entry %d has format %d, this binary knows format %d: %w", index, e.Format, entryFormat, chaterr.ErrUpgradeNeeded)
+	}
+	steps := make([]step, len(e.Commands))
+	for i, c := range e.Commands {
+		k := kinds[c.Kind]
+		if k == nil || k.since > b.meta.Level || unknown(c) {
+			return nil, 0, fmt.Errorf("entry %d, command %d is of kind %d, this binary supports level %d and the cluster is at level %d: %w",
+				index, i, c.Kind, CurrentLevel, b.meta.Level, chaterr.ErrUpgradeNeeded)
+		}
+		p := k.empty()
+		if err := proto.Unmarshal(c.Payload, p); err != nil {
+			p = nil // the same on every node
+		} else if unknown(p) {
+			return nil, 0, fmt.Errorf("entry %d, command %d: a %v with unknown fields: %w", index, i, c.Kind, chaterr.ErrUpgradeNeeded)
+		}
+		steps[i] = step{c, k, p}
+	}
+	return steps, e.TimeMs, nil
+}
+
+func unknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 }
+
+// run carries out one command. A command that is refused leaves no trace.
+func (b *Batch) run(s step) (*Result, error) {
+	t := &tx{reader: reader{r: b.b}, b: b, account: s.command.Account, session: s.command.Session, lastID: b.meta.LastId}
+	r := t.run(s)
+	if t.err != nil {
+		return nil, t.err
+	}
+	if r.Reason != fsmpb.Reason_REASON_UNSPECIFIED || r.Duplicate {
+		return r, nil
+	}
+	for _, c := range t.own {
+		if err := b.write(c); err != nil {
+			return nil, err
+		}
+	}
+	b.events = append(b.events, t.events...)
+	b.number += uint32(len(t.events))
+	b.meta.LastId = t.lastID
+	return r, nil
+}
+
+func (b *Batch) write(c change) error {
+	if c.value == nil {
+		return b.b.Delete(c.key, nil)
+	}
+	return b.b.Set(c.key, c.value, nil)
+}
+
+// forget removes the operations that are older than the window. Since their age alone refuses
+// them, their records have nothing more to say.
+func (b *Batch) forget() error {
+	cutoff := b.meta.TimeMs - OperationWindow.Milliseconds()
+	if cutoff < b.meta.ForgottenMs+forgetEvery.Milliseconds() {
+		return nil
+	}
+	b.meta.ForgottenMs = cutoff
+	return b.b.DeleteRange([]byte{keyOperation}, operationKey(firstULID(cutoff), 0), nil)
+}

@@ -1,0 +1,124 @@
+package state
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"google.golang.org/protobuf/proto"
+
+	"example.com/chat/internal/chaterr"
+)
+
+// reader finds records. The first failure of the store is kept in err, and from then on everything
+// reads as missing; who uses a reader looks at err once, at the end, before believing anything.
+type reader struct {
+	r   pebble.Reader
+	own []change // not yet in r; the last one counts
+	err error
+}
+
+// change is one write: a nil value removes the key.
+type change struct{ key, value []byte }
+
+func (r *reader) fail(k []byte, err error) {
+	if r.err == nil {
+		r.err = fmt.Errorf("record %q: %w", k, err)
+	}
+}
+
+// value calls f with the bytes under k, which are only good until f returns.
+func (r *reader) value(k []byte, f func([]byte) error) (found bool) {
+	if r.err != nil {
+		return false
+	}
+	for i := len(r.own) - 1; i >= 0; i-- {
+		if c := r.own[i]; string(c.key) == string(k) {
+			if c.value == nil {
+				return false
+			}
+			return r.check(k, f(c.value))
+		}
+	}
+	v, closer, err := r.r.Get(k)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return false
+	}
+	if err != nil {
+		return r.check(k, err)
+	}
+	defer func() { _ = closer.Close() }() // the value was read; Close has nothing to add
+	return r.check(k, f(v))
+}
+
+func (r *reader) check(k []byte, err error) (ok bool) {
+	if err != nil {
+		r.fail(k, err)
+	}
+	return err == nil
+}
+
+// get reads the record under k into m.
+func (r *reader) get(k []byte, m proto.Message) (found bool) {
+	return r.value(k, func(v []byte) error {
+		if err := proto.Unmarshal(v, m); err != nil {
+			return fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
+		}
+		return nil
+	})
+}
+
+func (r *reader) has(k []byte) bool { return r.value(k, func([]byte) error { return nil }) }
+
+// id reads the number under k, 0 when there is none.
+func (r *reader) id(k []byte) (id uint64) {
+	r.value(k, func(v []byte) error {
+		if len(v) != 8 {
+			return chaterr.ErrCorrupt
+		}
+		id = binary.BigEndian.Uint64(v)
+		return nil
+	})
+	return id
+}
+
+// scan calls f for the records from lower up to upper, in order, until it returns false. It does
+// not see the reader's own changes. The slices are only good during the call.
+func (r *reader) scan(lower, upper []byte, f func(k, v []byte) bool) {
+	if r.err != nil {
+		return
+	}
+	it, err := r.r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		r.fail(lower, err)
+		return
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			r.fail(it.Key(), err)
+			break
+		}
+		if !f(it.Key(), v) {
+			break
+		}
+	}
+	if err := it.Close(); err != nil {
+		r.fail(lower, err)
+	}
+}
+
+// scanPrefix is scan over all records whose keys begin with prefix.
+func (r *reader) scanPrefix(prefix []byte, f func(k, v []byte) bool) {
+	r.scan(prefix, after(prefix), f)
+}
+
+// decode is get for a value that is at hand.
+func (r *reader) decode(k, v []byte, m proto.Message) (ok bool) {
+	if err := proto.Unmarshal(v, m); err != nil {
+		r.fail(k, fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err))
+		return false
+	}
+	return true
+}
