@@ -1,0 +1,206 @@
+// Package fsm stands between raft and the replicated state: it applies log entries to package
+// state in batches, takes and installs snapshots, and tells who listens what was committed.
+package fsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/chaterr"
+)
+
+// closeTimeout is how long a state that has failed may take to close.
+const closeTimeout = 5 * time.Second
+
+// Options are what an FSM needs. None may be left out.
+type Options struct {
+	// Dir is where state and snapshots are kept. It exists, and belongs to this FSM alone.
+	Dir    string
+	Logger *zap.Logger
+	// Publish is called on raft's goroutine after each batch that had events, in the order of the
+	// log. It must not wait. After a restart it may get events again.
+	Publish func([]state.Event)
+	// Skipped is called when a snapshot was installed, so that events were left out.
+	Skipped func()
+	// Fault is called, perhaps more than once, when the state cannot go on: the disk has failed,
+	// data is damaged, or a newer version wrote the log. It must not wait.
+	Fault func(error)
+}
+
+// FSM is a raft.BatchingFSM. raft calls Apply, ApplyBatch, Snapshot and Restore; everything else is
+// safe for concurrent use. It has no goroutines of its own beside Pebble's.
+type FSM struct {
+	o         Options
+	snapshots *Snapshots
+	state     *state.State // used by raft's goroutine alone
+	applied   progress
+	cluster   atomic.Pointer[string]
+	broken    chan struct{} // closed at the first fault
+	once      sync.Once
+	fault     error // why broken was closed; read it only after that
+
+	mu    sync.Mutex // guards what follows
+	store *store     // nil once closed
+}
+
+var (
+	_ raft.FSM         = (*FSM)(nil)
+	_ raft.BatchingFSM = (*FSM)(nil)
+)
+
+// Open opens the state in o.Dir, or begins one. A state that is behind the newest snapshot, because
+// the process died between the two, is replaced by it: raft would take the snapshot's entries for
+// applied (api.go, restoreSnapshot, with NoSnapshotRestoreOnStart).
+func Open(o Options) (*FSM, error) {
+	f := &FSM{o: o, broken: make(chan struct{})}
+	var err error
+	if f.snapshots, err = openSnapshots(filepath.Join(o.Dir, "snapshots")); err != nil {
+		return nil, err
+	}
+	dir, err := newestStateDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.open(dir); err != nil {
+		return nil, err
+	}
+	newest, ok := f.snapshots.newest()
+	if ok && f.state.Applied() < newest.manifest.AppliedIndex {
+		if err := f.replace(newest.stateDir()); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, nil
+}
+
+// open begins to use the state in dir.
+func (f *FSM) open(dir string) error {
+	s, err := openStore(dir, f.o.Logger, f.fail)
+	if err != nil {
+		return err
+	}
+	st, err := state.Open(s.db)
+	if err != nil {
+		s.release()
+		return fmt.Errorf("state in %s: %w", dir, err)
+	}
+	f.mu.Lock()
+	f.state, f.store = st, s
+	f.mu.Unlock()
+	f.note()
+	return nil
+}
+
+// note tells of the state's progress.
+func (f *FSM) note() {
+	if id := f.state.ClusterID(); id != f.ClusterID() {
+		f.cluster.Store(&id)
+	}
+	f.applied.advance(f.state.Applied())
+}
+
+// ClusterID is empty until the first command of the cluster was applied.
+func (f *FSM) ClusterID() string {
+	if id := f.cluster.Load(); id != nil {
+		return *id
+	}
+	return ""
+}
+
+// replace goes over to the state in another directory, of which it makes its own copy first.
+func (f *FSM) replace(from string) error {
+	old := f.store
+	dir := nextStateDir(old.dir)
+	if err := linkState(from, dir, f.o.Logger); err != nil {
+		return errors.Join(fmt.Errorf("install the state in %s: %w", from, err), os.RemoveAll(dir+unfinished))
+	}
+	if err := f.open(dir); err != nil {
+		return err
+	}
+	old.retire()
+	return nil
+}
+
+// Snapshots is the store in which raft keeps snapshots.
+func (f *FSM) Snapshots() *Snapshots { return f.snapshots }
+
+// View takes a view of what is applied now. The caller closes it. The error is chaterr.ErrClosed,
+// or wraps chaterr.ErrFault.
+func (f *FSM) View() (*state.View, error) {
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	s := f.store
+	ok := s != nil && s.use()
+	f.mu.Unlock()
+	if !ok {
+		return nil, chaterr.ErrClosed
+	}
+	return state.NewView(s.db, s.release)
+}
+
+// Applied is the index of the last command that the state holds. raft's own AppliedIndex says
+// what was sent to the FSM, which may be more.
+func (f *FSM) Applied() uint64 { return f.applied.get() }
+
+// WaitApplied waits until the state holds the command at index. The error is that of ctx, or wraps
+// chaterr.ErrFault.
+func (f *FSM) WaitApplied(ctx context.Context, index uint64) error {
+	return f.applied.wait(ctx, index, f.broken, f.Err)
+}
+
+// Err is the first fault, wrapped in chaterr.ErrFault; nil while there is none.
+func (f *FSM) Err() error {
+	select {
+	case <-f.broken:
+		return f.fault
+	default:
+		return nil
+	}
+}
+
+// fail makes the FSM refuse everything from now on.
+func (f *FSM) fail(err error) {
+	f.once.Do(func() {
+		f.fault = fmt.Errorf("%w: %w", chaterr.ErrFault, err)
+		close(f.broken)
+	})
+	f.o.Fault(err)
+}
+
+// Close writes what is only in memory, so that the next start need not replay it, and closes the
+// state. It waits for open views. raft must have been shut down.
+func (f *FSM) Close() error {
+	f.mu.Lock()
+	s := f.store
+	f.store = nil
+	f.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	if f.Err() == nil {
+		err := s.db.Flush()
+		s.release()
+		<-s.closed
+		return errors.Join(err, s.err)
+	}
+	// A Pebble that has failed may never close: the goroutine that failed may have held its locks.
+	go s.release()
+	select {
+	case <-s.closed:
+		return s.err
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("the state in %s did not close within %v: %w", s.dir, closeTimeout, f.Err())
+	}
+}

@@ -1,0 +1,153 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"example.com/chat/fsm/fsmpb"
+	"example.com/chat/internal/chaterr"
+)
+
+// Create begins a snapshot. It exists once the sink is closed without an error.
+func (s *Snapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	s.mu.Lock()
+	s.count++
+	name := fmt.Sprintf("%016x-%016x-%d-%d", term, index, time.Now().UnixMilli(), s.count)
+	s.mu.Unlock()
+	k := &sink{s: s, dir: filepath.Join(s.dir, name), m: &fsmpb.Snapshot{
+		Format: streamFormat, Index: index, Term: term, Configuration: raft.EncodeConfiguration(c), ConfigurationIndex: configIndex,
+	}}
+	return k, os.MkdirAll(k.tmp(), 0o700)
+}
+
+// sink takes a snapshot either as a checkpoint of this node's state or, from a leader, as a stream.
+type sink struct {
+	s    *Snapshots
+	dir  string
+	m    *fsmpb.Snapshot
+	pipe *io.PipeWriter // to the goroutine that unpacks the stream; nil before the first Write
+	done chan error     // from that goroutine, once
+	over bool           // Close or Cancel was called
+}
+
+var (
+	_ raft.SnapshotSink = (*sink)(nil)
+	_ checkpointer      = (*sink)(nil)
+)
+
+func (k *sink) tmp() string { return k.dir + unfinished }
+
+// ID is the snapshot's name.
+func (k *sink) ID() string { return filepath.Base(k.dir) }
+
+func (k *sink) checkpoint(cluster string, applied uint64, write func(dir string) error) (err error) {
+	dir := filepath.Join(k.tmp(), "state")
+	if err := write(dir); err != nil {
+		return err
+	}
+	k.m.ClusterId, k.m.AppliedIndex = cluster, applied
+	k.m.Files, err = listFiles(dir)
+	return err
+}
+
+// Write takes the next part of a leader's stream.
+func (k *sink) Write(p []byte) (int, error) {
+	if k.pipe == nil {
+		pr, pw := io.Pipe()
+		k.pipe, k.done = pw, make(chan error, 1)
+		go func() { // ends when Close or Cancel ends the pipe
+			err := k.unpack(pr)
+			_ = pr.CloseWithError(err) // never fails; the writer hears of err
+			k.done <- err
+		}()
+	}
+	return k.pipe.Write(p)
+}
+
+// unpack reads the stream. What raft calls the snapshot comes from Create, and must be what the
+// sender calls it.
+func (k *sink) unpack(r io.Reader) error {
+	dir := filepath.Join(k.tmp(), "state")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	m, err := receive(r, dir)
+	if err != nil {
+		return err
+	}
+	if m.Index != k.m.Index || m.Term != k.m.Term {
+		return fmt.Errorf("%w: a snapshot of entry %d of term %d came as that of entry %d of term %d",
+			chaterr.ErrCorrupt, m.Index, m.Term, k.m.Index, k.m.Term)
+	}
+	m.Configuration, m.ConfigurationIndex = k.m.Configuration, k.m.ConfigurationIndex
+	k.m = m
+	return nil
+}
+
+// Close makes the snapshot durable, and with it visible.
+func (k *sink) Close() error {
+	if k.over {
+		return nil
+	}
+	k.over = true
+	if err := k.finish(); err != nil {
+		return errors.Join(err, os.RemoveAll(k.tmp()))
+	}
+	one, err := openSnap(k.dir)
+	if err != nil {
+		return err
+	}
+	k.s.mu.Lock()
+	k.s.list = append(k.s.list, one)
+	k.s.mu.Unlock()
+	return k.s.reap()
+}
+
+func (k *sink) finish() error {
+	if k.pipe != nil {
+		_ = k.pipe.Close() // never fails
+		if err := <-k.done; err != nil {
+			return err
+		}
+	}
+	head, err := manifestHead(k.m)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(k.tmp(), "manifest"), head); err != nil {
+		return err
+	}
+	if err := errors.Join(syncDir(k.tmp()), os.Rename(k.tmp(), k.dir)); err != nil {
+		return err
+	}
+	return syncDir(k.s.dir)
+}
+
+// Cancel gives the snapshot up.
+func (k *sink) Cancel() error {
+	if k.over {
+		return nil
+	}
+	k.over = true
+	if k.pipe != nil {
+		_ = k.pipe.CloseWithError(errors.New("cancelled")) // never fails
+		<-k.done
+	}
+	return os.RemoveAll(k.tmp())
+}
+
+// writeFile writes a new file and makes its content durable.
+func writeFile(name string, content []byte) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Sync(), f.Close())
+}

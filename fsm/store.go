@@ -1,0 +1,207 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
+
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/zaplog"
+)
+
+// stateDirs are "state-" and a number; the highest counts. A directory that is being built has a
+// name that ends in ".tmp", and is complete when it loses it.
+const (
+	stateDirs  = "state-"
+	unfinished = ".tmp"
+)
+
+// store is a Pebble with a state in it. When the FSM has gone over to another store, this one is
+// closed and removed as soon as the last View of it is closed.
+type store struct {
+	dir string
+	db  *pebble.DB
+
+	mu      sync.Mutex // guards what follows
+	users   int        // the FSM counts as one
+	removed bool       // with its directory, once nobody uses it
+	closed  chan struct{}
+	err     error // of closing
+}
+
+// openStore opens the Pebble in dir, or makes one. fault is called when it cannot go on.
+func openStore(dir string, log *zap.Logger, fault func(error)) (*store, error) {
+	opts := &pebble.Options{
+		FS:                 vfs.Default,
+		DisableWAL:         true, // raft's log is the log
+		FormatMajorVersion: pebble.FormatValueSeparation,
+		MemTableSize:       16 << 20,
+		Logger:             zaplog.Pebble{L: log.Named("pebble"), Fatal: fault},
+	}
+	opts.Levels[0].FilterPolicy = bloom.FilterPolicy(10) // most operation ids are new
+	opts.EventListener = &pebble.EventListener{
+		// With its own log off, Pebble must not go on when it cannot flush: it would take writes
+		// until memory is full.
+		BackgroundError: func(err error) { fault(fmt.Errorf("pebble in %s: %w", dir, err)) },
+		DataCorruption: func(i pebble.DataCorruptionInfo) {
+			fault(fmt.Errorf("file %s: %w: %w", i.Path, chaterr.ErrCorrupt, i.Details))
+		},
+	}
+	db, err := pebble.Open(dir, opts)
+	if err != nil {
+		if pebble.IsCorruptionError(err) {
+			err = fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
+		}
+		return nil, fmt.Errorf("open the state in %s: %w", dir, err)
+	}
+	return &store{dir: dir, db: db, users: 1, closed: make(chan struct{})}, nil
+}
+
+// use keeps the store open until release; it reports false when that is over.
+func (s *store) use() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == 0 {
+		return false
+	}
+	s.users++
+	return true
+}
+
+func (s *store) release() {
+	s.mu.Lock()
+	s.users--
+	last, remove := s.users == 0, s.removed
+	s.mu.Unlock()
+	if !last {
+		return
+	}
+	s.err = s.db.Close()
+	if remove {
+		s.err = errors.Join(s.err, os.RemoveAll(s.dir))
+	}
+	close(s.closed)
+}
+
+// retire makes the last user remove the directory.
+func (s *store) retire() {
+	s.mu.Lock()
+	s.removed = true
+	s.mu.Unlock()
+	s.release()
+}
+
+// newestStateDir finds the directory to open, and removes what an interrupted change of stores has
+// left behind.
+func newestStateDir(dir string) (string, error) {
+	names, err := filepath.Glob(filepath.Join(dir, stateDirs+"*"))
+	if err != nil {
+		return "", err
+	}
+	newest := ""
+	for _, n := range names { // in order
+		if strings.HasSuffix(n, unfinished) {
+			err = errors.Join(err, os.RemoveAll(n))
+			continue
+		}
+		if newest != "" {
+			err = errors.Join(err, os.RemoveAll(newest))
+		}
+		newest = n
+	}
+	if newest == "" {
+		newest = nextStateDir(filepath.Join(dir, stateDirs))
+	}
+	return newest, err
+}
+
+// nextStateDir is the name after another.
+func nextStateDir(dir string) string {
+	n := 0
+	parent, last := filepath.Split(dir)
+	_, _ = fmt.Sscanf(last, stateDirs+"%d", &n) // the first has no number before it
+	return filepath.Join(parent, fmt.Sprintf(stateDirs+"%08d", n+1))
+}
+
+// linkState makes a state directory of the files in another, and checks that it opens. Pebble
+// never writes to a table again, so those are linked; everything else is copied.
+func linkState(from, to string, log *zap.Logger) error {
+	tmp := to + unfinished
+	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o700)); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		src, dst := filepath.Join(from, f.Name()), filepath.Join(tmp, f.Name())
+		if linkable(src) && os.Link(src, dst) == nil {
+			continue
+		}
+		if err := copyFile(src, dst); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(try(tmp, log), syncDir(tmp)); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+// linkable tells Pebble's tables and blobs, which are never changed, from its other files.
+func linkable(name string) bool {
+	return strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".blob")
+}
+
+// try opens a state and closes it again.
+func try(dir string, log *zap.Logger) error {
+	var found atomic.Pointer[error]
+	s, err := openStore(dir, log, func(err error) { found.CompareAndSwap(nil, &err) })
+	if err != nil {
+		return err
+	}
+	_, err = state.Open(s.db)
+	s.release()
+	if p := found.Load(); p != nil {
+		err = errors.Join(err, *p)
+	}
+	return errors.Join(err, s.err)
+}
+
+func copyFile(from, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = src.Close() }() // only read
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Sync(), dst.Close())
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

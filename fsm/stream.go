@@ -1,0 +1,155 @@
+package fsm
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/protobuf/proto"
+
+	"example.com/chat/fsm/fsmpb"
+	"example.com/chat/internal/chaterr"
+)
+
+// A snapshot travels as
+//
+//	magic, length of the manifest (4 bytes), manifest, its SHA-256
+//	for each file of the manifest: its bytes, their SHA-256
+//
+// and is only a snapshot when all of that has arrived.
+const (
+	streamMagic  = "chatsnp1"
+	streamFormat = 1
+	// maxManifest is far more than the names of the files of any state that fits on a disk.
+	maxManifest = 64 << 20
+)
+
+// manifestHead is the stream up to the files, and also the manifest file on disk.
+func manifestHead(m *fsmpb.Snapshot) ([]byte, error) {
+	text, err := proto.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	head := binary.BigEndian.AppendUint32([]byte(streamMagic), uint32(len(text)))
+	sum := sha256.Sum256(text)
+	return append(append(head, text...), sum[:]...), nil
+}
+
+// readManifest reads what manifestHead has made.
+func readManifest(r io.Reader) (*fsmpb.Snapshot, error) {
+	head := make([]byte, len(streamMagic)+4)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return nil, fmt.Errorf("%w: snapshot without a head: %w", chaterr.ErrCorrupt, err)
+	}
+	size := binary.BigEndian.Uint32(head[len(streamMagic):])
+	if string(head[:len(streamMagic)]) != streamMagic || size > maxManifest {
+		return nil, fmt.Errorf("%w: not a snapshot", chaterr.ErrCorrupt)
+	}
+	text := make([]byte, size+sha256.Size)
+	if _, err := io.ReadFull(r, text); err != nil {
+		return nil, fmt.Errorf("%w: snapshot without a manifest: %w", chaterr.ErrCorrupt, err)
+	}
+	if sum := sha256.Sum256(text[:size]); string(sum[:]) != string(text[size:]) {
+		return nil, fmt.Errorf("%w: manifest does not match its checksum", chaterr.ErrCorrupt)
+	}
+	m := new(fsmpb.Snapshot)
+	if err := proto.Unmarshal(text[:size], m); err != nil {
+		return nil, fmt.Errorf("%w: manifest: %w", chaterr.ErrCorrupt, err)
+	}
+	if m.Format != streamFormat {
+		return nil, fmt.Errorf("snapshot of format %d, this binary knows format %d: %w", m.Format, streamFormat, chaterr.ErrUpgradeNeeded)
+	}
+	for _, f := range m.Files {
+		if f.Name == "" || filepath.Base(f.Name) != f.Name || f.Name == ".." || f.Name == "." {
+			return nil, fmt.Errorf("%w: manifest names the file %q", chaterr.ErrCorrupt, f.Name)
+		}
+	}
+	return m, nil
+}
+
+// streamSize is how long the stream is.
+func streamSize(head []byte, m *fsmpb.Snapshot) int64 {
+	size := int64(len(head))
+	for _, f := range m.Files {
+		size += int64(f.Size) + sha256.Size
+	}
+	return size
+}
+
+// listFiles fills in the manifest's files from a directory.
+func listFiles(dir string) (files []*fsmpb.Snapshot_File, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%s is not a file", filepath.Join(dir, e.Name()))
+		}
+		files = append(files, &fsmpb.Snapshot_File{Name: e.Name(), Size: uint64(info.Size())})
+	}
+	return files, nil
+}
+
+// sendFile writes one file and its checksum. It must still have the size that the manifest says.
+func sendFile(w io.Writer, path string, size uint64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // only read
+	h := sha256.New()
+	if n, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(f, int64(size))); err != nil {
+		return err
+	} else if n != int64(size) {
+		return fmt.Errorf("%s: %w: %d bytes, the manifest says %d", path, chaterr.ErrCorrupt, n, size)
+	}
+	_, err = w.Write(h.Sum(nil))
+	return err
+}
+
+// receiveFile reads what sendFile has written into a new file, and makes it durable.
+func receiveFile(r io.Reader, path string, size uint64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	_, err = io.CopyN(io.MultiWriter(f, h), r, int64(size))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("receive %s: %w", filepath.Base(path), err)
+	}
+	sum := make([]byte, sha256.Size)
+	if _, err := io.ReadFull(r, sum); err != nil {
+		return fmt.Errorf("receive %s: %w", filepath.Base(path), err)
+	}
+	if string(sum) != string(h.Sum(nil)) {
+		return fmt.Errorf("%s: %w: it does not match its checksum", filepath.Base(path), chaterr.ErrCorrupt)
+	}
+	return nil
+}
+
+// receive reads a whole stream; the files go into dir.
+func receive(r io.Reader, dir string) (*fsmpb.Snapshot, error) {
+	m, err := readManifest(r)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range m.Files {
+		if err := receiveFile(r, filepath.Join(dir, f.Name), f.Size); err != nil {
+			return nil, err
+		}
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		return nil, fmt.Errorf("%w: bytes behind the end of the snapshot", chaterr.ErrCorrupt)
+	}
+	return m, syncDir(dir)
+}
