@@ -1,0 +1,253 @@
+package replica
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/node"
+)
+
+// lockTimeout is how long OpenDir waits for another process that has the directory open: long
+// enough for one that is about to end.
+const lockTimeout = time.Second
+
+const (
+	identityFile   = "node.json"
+	identityFormat = 1
+	logFile        = "raft.db"
+	stateDir       = "fsm"
+)
+
+// Dir is a node's data directory:
+//
+//	node.json  who the node is and which cluster it belongs to
+//	raft.db    raft's log, term and vote; locked while it is open
+//	fsm/       state and snapshots
+//
+// Only the owner may read it: it holds password hashes and messages. It is safe for concurrent use.
+type Dir struct {
+	path string
+	log  *raftboltdb.BoltStore
+
+	mu sync.Mutex // guards what follows
+	id identity
+}
+
+// identity is what node.json holds.
+type identity struct {
+	Format    int           `json:"format"`
+	NodeID    string        `json:"node_id"`
+	Instance  string        `json:"instance"`             // random, made with the directory
+	Promised  string        `json:"promised,omitempty"`   // the highest attempt to form a cluster
+	ClusterID string        `json:"cluster_id,omitempty"` // empty while the node has no state
+	Servers   []serverEntry `json:"servers,omitempty"`    // what the cluster was formed with
+}
+
+type serverEntry struct {
+	ID       string `json:"id"`
+	Address  string `json:"address"`
+	Instance string `json:"instance"`
+}
+
+// OpenDir opens the data directory of a node, or makes it, and locks it. It fails with
+// chaterr.ErrOtherNode, chaterr.ErrDataDirInUse, chaterr.ErrUpgradeNeeded or chaterr.ErrCorrupt,
+// and has changed nothing then.
+func OpenDir(path, nodeID string) (*Dir, error) {
+	if err := privateDir(path); err != nil {
+		return nil, err
+	}
+	d := &Dir{path: path}
+	found, err := d.read()
+	if err != nil {
+		return nil, err
+	}
+	if found && d.id.NodeID != nodeID {
+		return nil, fmt.Errorf("%s is the data directory of node %q, not of %q: %w", path, d.id.NodeID, nodeID, chaterr.ErrOtherNode)
+	}
+	if d.log, err = openLog(filepath.Join(path, logFile)); err != nil {
+		return nil, err
+	}
+	if !found {
+		d.id = identity{Format: identityFormat, NodeID: nodeID, Instance: rand.Text()}
+		err = d.write()
+	} else {
+		_, err = d.read() // again, now that nobody else can write it
+	}
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(path, stateDir), 0o700)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.log.Close())
+	}
+	return d, nil
+}
+
+// privateDir makes a directory that only its owner may use, or sees that it is one.
+func privateDir(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.MkdirAll(path, 0o700)
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", path)
+	}
+	if info.Mode().Perm()&0o077 == 0 || runtime.GOOS == "windows" {
+		return nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return os.Chmod(path, 0o700)
+	}
+	return fmt.Errorf("%s holds password hashes and messages, and its mode %v lets others in: chmod 700 it", path, info.Mode().Perm())
+}
+
+// openLog opens raft's log. The free list is neither written with each commit, where it would be
+// the larger part, nor kept in an array (bbolt's options of the same names).
+func openLog(path string) (*raftboltdb.BoltStore, error) {
+	s, err := raftboltdb.New(raftboltdb.Options{
+		Path:                    path,
+		BoltOptions:             &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
+		MsgpackUseNewTimeFormat: true,
+	})
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, fmt.Errorf("%s: %w", path, chaterr.ErrDataDirInUse)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open raft's log %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// StateDir is where the state machine keeps its files.
+func (d *Dir) StateDir() string { return filepath.Join(d.path, stateDir) }
+
+// Instance is random and was made with the directory: a node whose disk was lost has another.
+func (d *Dir) Instance() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.id.Instance
+}
+
+// Promised is the highest attempt to form a cluster that this node takes part in.
+func (d *Dir) Promised() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.id.Promised
+}
+
+// Promise makes a promise durable.
+func (d *Dir) Promise(attempt string) error {
+	return d.change(func(id *identity) { id.Promised = attempt })
+}
+
+// Cluster is what the node belongs to; its ID is empty while it belongs to none.
+func (d *Dir) Cluster() node.Cluster {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := node.Cluster{ID: d.id.ClusterID}
+	for _, s := range d.id.Servers {
+		c.Servers = append(c.Servers, node.Info{ID: s.ID, Address: s.Address, Instance: s.Instance})
+	}
+	return c
+}
+
+// Adopt makes the node belong to a cluster, durably and for ever.
+func (d *Dir) Adopt(c node.Cluster) error {
+	return d.change(func(id *identity) {
+		id.ClusterID, id.Servers = c.ID, nil
+		for _, s := range c.Servers {
+			id.Servers = append(id.Servers, serverEntry{s.ID, s.Address, s.Instance})
+		}
+	})
+}
+
+// change keeps the old identity when the new one cannot be written.
+func (d *Dir) change(f func(*identity)) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old := d.id
+	f(&d.id)
+	if err := d.write(); err != nil {
+		d.id = old
+		return err
+	}
+	return nil
+}
+
+// read reads node.json: one line of JSON and one with its SHA-256.
+func (d *Dir) read() (found bool, err error) {
+	name := filepath.Join(d.path, identityFile)
+	b, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	text, sum, _ := strings.Cut(string(b), "\n")
+	if strings.TrimSpace(sum) != checksum(text) {
+		return false, fmt.Errorf("%s does not match its checksum: %w", name, chaterr.ErrCorrupt)
+	}
+	d.id = identity{}
+	if err := json.Unmarshal([]byte(text), &d.id); err != nil {
+		return false, fmt.Errorf("%s: %w: %w", name, chaterr.ErrCorrupt, err)
+	}
+	if d.id.Format != identityFormat {
+		return false, fmt.Errorf("%s has format %d, this binary knows format %d: %w", name, d.id.Format, identityFormat, chaterr.ErrUpgradeNeeded)
+	}
+	return true, nil
+}
+
+// write replaces node.json at once and durably.
+func (d *Dir) write() error {
+	text, err := json.Marshal(d.id)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(d.path, identityFile)
+	f, err := os.OpenFile(name+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s\n%s\n", text, checksum(string(text)))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return err
+	}
+	dir, err := os.Open(d.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func checksum(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// Close unlocks the directory. raft must have been shut down.
+func (d *Dir) Close() error { return d.log.Close() }

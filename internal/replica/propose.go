@@ -1,0 +1,225 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	"example.com/chat/fsm"
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/chaterr"
+)
+
+// inFlight is how many entries this node has under way. While they are, commands wait and are
+// joined into the next one: no timer holds a lone command back, and no crowd waits for its turn.
+const inFlight = 4
+
+// Propose has a command carried out, here or by the leader, and returns its result once this node
+// has applied it too. What the command was refused for is in the result.
+//
+// An error is one of three kinds. chaterr.ErrNoLeader, ErrOverloaded, ErrClosed and ErrFault: it was
+// not done. chaterr.ErrUnknownOutcome: nobody knows, because the deadline of ctx or
+// Options.ProposeTimeout passed first, or leadership was lost. There is no third kind that says it
+// was done: that is the result.
+func (r *Replica) Propose(ctx context.Context, c *state.Command) (*state.Result, error) {
+	p := &proposal{command: c}
+	if err := r.enqueue(p); err != nil {
+		return nil, err
+	}
+	o := r.await(ctx, p)
+	return o.result, o.err
+}
+
+// Forwarded carries out commands that another node was given. It fails with chaterr.ErrNoLeader,
+// and has done nothing, when this node does not lead: one hop is all there is.
+func (r *Replica) Forwarded(ctx context.Context, commands [][]byte) (results [][]byte, index uint64, err error) {
+	if !r.Leading() {
+		return nil, 0, chaterr.ErrNoLeader
+	}
+	ps := make([]*proposal, len(commands))
+	for i, b := range commands {
+		c := new(state.Command)
+		if err := proto.Unmarshal(b, c); err != nil {
+			return nil, 0, fmt.Errorf("%w: command %d: %w", chaterr.ErrInvalid, i, err)
+		}
+		ps[i] = &proposal{command: c, forwarded: true}
+	}
+	if err := r.enqueue(ps...); err != nil {
+		return nil, 0, err
+	}
+	results = make([][]byte, len(ps))
+	for i, p := range ps {
+		o := r.await(ctx, p)
+		if o.err != nil {
+			// Others of the same call may have been carried out.
+			return nil, 0, errors.Join(chaterr.ErrUnknownOutcome, o.err)
+		}
+		if results[i], err = proto.Marshal(o.result); err != nil {
+			return nil, 0, err
+		}
+		index = max(index, o.index)
+	}
+	return results, index, nil
+}
+
+func (r *Replica) enqueue(ps ...*proposal) error {
+	if err := r.Err(); err != nil {
+		return err
+	}
+	return r.queue.put(ps...)
+}
+
+func (r *Replica) await(ctx context.Context, p *proposal) outcome {
+	ctx, cancel := context.WithTimeout(ctx, r.o.ProposeTimeout)
+	defer cancel()
+	select {
+	case o := <-p.done:
+		return o
+	case <-ctx.Done():
+		return outcome{err: fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, context.Cause(ctx))}
+	case <-r.fault:
+		return outcome{err: fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, r.err)}
+	}
+}
+
+// batches joins the commands that wait, and sends them off.
+func (r *Replica) batches() {
+	slots := make(chan struct{}, inFlight)
+	for {
+		select {
+		case <-r.queue.wake:
+		case <-r.life.Done():
+			return
+		}
+		for {
+			select {
+			case slots <- struct{}{}:
+			case <-r.life.Done():
+				return
+			}
+			batch := r.queue.take()
+			if len(batch) == 0 {
+				<-slots
+				break
+			}
+			finish := r.send(batch)
+			work := func() {
+				defer func() { <-slots }()
+				finish()
+			}
+			if !r.spawn(work) {
+				work()
+			}
+		}
+	}
+}
+
+// send gives a batch to raft, in the order in which batches were taken, or else returns what gives
+// it to the leader.
+func (r *Replica) send(batch []*proposal) (finish func()) {
+	if r.Leading() {
+		commands := make([]*state.Command, len(batch))
+		for i, p := range batch {
+			commands[i] = p.command
+		}
+		data, err := state.EncodeEntry(r.clock.stampMS(), commands)
+		if err != nil {
+			return func() { r.failed(batch, err) }
+		}
+		f := r.raft.Load().Apply(data, r.o.ProposeTimeout)
+		return func() { r.commit(batch, f) }
+	}
+	return func() { r.forward(batch) }
+}
+
+// commit waits for raft.
+func (r *Replica) commit(batch []*proposal, f raft.ApplyFuture) {
+	err := f.Error()
+	switch {
+	case err == nil:
+		results, err := fsm.Results(f.Response())
+		if err == nil && len(results) != len(batch) {
+			err = fmt.Errorf("%d results for %d commands", len(results), len(batch))
+		}
+		if err != nil {
+			r.failed(batch, fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, err))
+			return
+		}
+		r.queue.finish(batch, func(i int) outcome { return outcome{result: results[i], index: f.Index()} })
+	case notDone(err):
+		r.failed(batch, fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err))
+	default:
+		r.failed(batch, fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, err))
+	}
+}
+
+// notDone reports whether raft has refused an entry before it was in the log. Everything else,
+// leadership lost and a failed disk included, may yet be committed.
+func notDone(err error) bool {
+	return errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrEnqueueTimeout) || errors.Is(err, raft.ErrLeadershipTransferInProgress)
+}
+
+func (r *Replica) failed(batch []*proposal, err error) {
+	r.queue.finish(batch, func(int) outcome { return outcome{err: err} })
+}
+
+// forward hands a batch to the leader, once, and waits until this node has applied it.
+func (r *Replica) forward(batch []*proposal) {
+	var mine []*proposal
+	for _, p := range batch {
+		if p.forwarded {
+			r.failed([]*proposal{p}, chaterr.ErrNoLeader)
+		} else {
+			mine = append(mine, p)
+		}
+	}
+	if len(mine) == 0 {
+		return
+	}
+	results, index, err := r.forwardAll(mine)
+	if err != nil {
+		r.failed(mine, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.life, r.o.ProposeTimeout)
+	defer cancel()
+	// They are done, whether this node hears of it in time or not. The client carries the index to
+	// its next call, which waits again.
+	_ = r.o.FSM.WaitApplied(ctx, index)
+	r.queue.finish(mine, func(i int) outcome { return outcome{result: results[i], index: index} })
+}
+
+func (r *Replica) forwardAll(batch []*proposal) ([]*state.Result, uint64, error) {
+	id, addr := r.leader()
+	if id == "" || id == r.o.NodeID {
+		return nil, 0, chaterr.ErrNoLeader
+	}
+	commands := make([][]byte, len(batch))
+	for i, p := range batch {
+		b, err := proto.Marshal(p.command)
+		if err != nil {
+			return nil, 0, err
+		}
+		commands[i] = b
+	}
+	ctx, cancel := context.WithTimeout(r.life, r.o.ProposeTimeout)
+	defer cancel()
+	encoded, index, err := r.o.Leader.Forward(ctx, id, addr, commands)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(encoded) != len(batch) {
+		return nil, 0, fmt.Errorf("%w: the leader sent %d results for %d commands", chaterr.ErrUnknownOutcome, len(encoded), len(batch))
+	}
+	results := make([]*state.Result, len(encoded))
+	for i, b := range encoded {
+		results[i] = new(state.Result)
+		if err := proto.Unmarshal(b, results[i]); err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, err)
+		}
+	}
+	return results, index, nil
+}

@@ -1,0 +1,259 @@
+// Package replica runs raft for one node: it opens what raft needs on disk, proposes commands and
+// tells each proposer its own result, and answers reads at a stated level. DESIGN.md has what it
+// does about the defects of the raft library.
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+
+	"example.com/chat/fsm"
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/zaplog"
+)
+
+// Transport carries raft's messages.
+type Transport interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+	// Bind is called once raft runs.
+	Bind(*raft.Raft)
+}
+
+// Leader does at the leader, which is another node, what only it can do.
+type Leader interface {
+	Forward(ctx context.Context, id, addr string, commands [][]byte) (results [][]byte, index uint64, err error)
+	ReadIndex(ctx context.Context, id, addr string) (uint64, error)
+}
+
+// Options are what a Replica needs. Only those with a zero value named may be left out.
+type Options struct {
+	NodeID string
+	Dir    *Dir
+	// FSM is opened by the caller, in Dir.StateDir, and closed by it after the Replica.
+	FSM       *fsm.FSM
+	Transport Transport
+	Leader    Leader
+	Logger    *zap.Logger
+	// Heartbeat is how long a follower waits for the leader, and then for its election; the leader's
+	// lease is half of it.
+	Heartbeat time.Duration
+	// ProposeTimeout bounds the wait for a commit, within the caller's deadline.
+	ProposeTimeout time.Duration
+	// MaxPending commands, and MaxPendingBytes of them, wait or are under way; more are refused.
+	MaxPending, MaxPendingBytes int
+	// SnapshotEvery is how many entries make a snapshot worth while, and KeepEntries how many stay in
+	// the log behind it for followers that lag; 0 for 8,192 and 10,240.
+	SnapshotEvery, KeepEntries uint64
+}
+
+// Replica is one node's raft. It is safe for concurrent use. Its goroutines are: batches (joins
+// commands into entries), leads (does what a new leader has to), one for each batch under way and
+// for each read under way, and raft's own. They are gone when Close returns.
+type Replica struct {
+	o     Options
+	log   *zap.Logger
+	queue queue
+	clock *clock
+	local flight // reads of those who asked this node as the leader
+	read  flight // reads of this node
+
+	stop  context.CancelFunc // ends life
+	life  context.Context
+	work  sync.WaitGroup
+	fault chan struct{} // closed at the first fault
+	once  sync.Once
+	err   error // why fault was closed; read it only after that
+
+	raft atomic.Pointer[raft.Raft] // nil before Start
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+}
+
+// New makes a replica; it does nothing before Start.
+func New(o Options) *Replica {
+	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: newClock(time.Now), fault: make(chan struct{})}
+	r.life, r.stop = context.WithCancel(context.Background())
+	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
+	r.local = flight{run: r.barrier, spawn: r.spawn}
+	r.read = flight{run: r.readIndex, spawn: r.spawn}
+	return r
+}
+
+// Start runs raft. A node that belongs to no cluster yet does nothing until Bootstrap, or until a
+// leader takes it in.
+func (r *Replica) Start() error {
+	if r.raft.Load() != nil || r.life.Err() != nil {
+		return errors.New("started or closed before")
+	}
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(r.o.NodeID)
+	c.Logger = zaplog.NewHC(r.o.Logger.Named("raft"))
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = r.o.Heartbeat, r.o.Heartbeat, r.o.Heartbeat/2
+	c.CommitTimeout = 20 * time.Millisecond
+	c.MaxAppendEntries = 128          // without a pipeline a round trip must carry much
+	c.ShutdownOnRemove = false        // a node that was taken out says so and lives
+	c.NoSnapshotRestoreOnStart = true // fsm.Open has seen to it
+	c.SnapshotInterval = 30 * time.Second
+	if r.o.SnapshotEvery > 0 {
+		c.SnapshotThreshold = r.o.SnapshotEvery
+	}
+	if r.o.KeepEntries > 0 {
+		c.TrailingLogs = r.o.KeepEntries
+	}
+	cached, err := raft.NewLogCache(512, r.o.Dir.log)
+	if err != nil {
+		return err
+	}
+	running, err := newRaft(c, r.o.FSM, cached, r.o.Dir.log, r.o.FSM.Snapshots(), r.o.Transport)
+	if err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	r.raft.Store(running)
+	r.o.Transport.Bind(running)
+	if err := r.Bootstrap(); err != nil {
+		return err
+	}
+	r.spawn(r.batches)
+	r.spawn(r.leads)
+	return nil
+}
+
+// spawn starts a goroutine that Close waits for, unless Close has begun.
+func (r *Replica) spawn(f func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.work.Go(f)
+	return true
+}
+
+// newRaft is raft.NewRaft, which panics on some kinds of damage.
+func newRaft(c *raft.Config, f raft.FSM, l raft.LogStore, s raft.StableStore, ss raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", chaterr.ErrCorrupt, p)
+		}
+	}()
+	return raft.NewRaft(c, f, l, s, ss, t)
+}
+
+// Bootstrap begins the cluster that Dir has adopted, with the servers that stand there. Every one of
+// them may do it: they write the same first entry. It does nothing on a node that has a log, or
+// none of those servers.
+func (r *Replica) Bootstrap() error {
+	running := r.raft.Load()
+	servers := r.o.Dir.Cluster().Servers
+	if running == nil || len(servers) == 0 {
+		return nil
+	}
+	var c raft.Configuration
+	for _, s := range servers {
+		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Address)})
+	}
+	if err := running.BootstrapCluster(c).Error(); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		return fmt.Errorf("bootstrap: %w", err)
+	}
+	return nil
+}
+
+// leads does what a new leader has to do first: the first command of a cluster gives it its id.
+func (r *Replica) leads() {
+	for {
+		select {
+		case <-r.life.Done():
+			return
+		case leading := <-r.raft.Load().LeaderCh():
+			if !leading {
+				continue
+			}
+		}
+		for r.Leading() && r.life.Err() == nil {
+			err := r.form()
+			if err == nil {
+				break
+			}
+			r.log.Warn("cannot begin to lead", zap.Error(err))
+			select {
+			case <-time.After(r.o.Heartbeat):
+			case <-r.life.Done():
+			}
+		}
+	}
+}
+
+// form proposes the cluster's id when the state has none.
+func (r *Replica) form() error {
+	if _, err := r.local.join(r.life); err != nil || r.Formed() { // what was committed before is applied
+		return err
+	}
+	c, err := state.NewCommand(state.Actor{}, nil, &state.FormCluster{ClusterId: r.o.Dir.Cluster().ID})
+	if err != nil {
+		return err
+	}
+	res, err := r.Propose(r.life, c)
+	if err != nil {
+		return err
+	}
+	return state.Err(res)
+}
+
+// Fail ends the replica: it serves nothing from now on, and the process lives. The first error
+// counts. It does not wait.
+func (r *Replica) Fail(err error) {
+	r.once.Do(func() {
+		r.err = fmt.Errorf("%w: %w", chaterr.ErrFault, err)
+		close(r.fault)
+		r.log.Error("the node has failed", zap.Error(err))
+		r.spawn(func() { _ = r.shutdown() }) // err says more
+	})
+}
+
+// Done is closed when the replica has failed.
+func (r *Replica) Done() <-chan struct{} { return r.fault }
+
+// Err is why the replica has failed, wrapped in chaterr.ErrFault; nil while it has not.
+func (r *Replica) Err() error {
+	select {
+	case <-r.fault:
+		return r.err
+	default:
+		return nil
+	}
+}
+
+// shutdown ends raft, if it runs, and its transport.
+func (r *Replica) shutdown() error {
+	if running := r.raft.Load(); running != nil {
+		return running.Shutdown().Error()
+	}
+	return r.o.Transport.Close()
+}
+
+// Close ends raft and waits for all goroutines. The node stays a member of its cluster.
+func (r *Replica) Close() error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return nil
+	}
+	r.closed = true
+	r.mu.Unlock()
+	r.stop()
+	err := r.shutdown()
+	r.queue.close()
+	r.work.Wait()
+	return err
+}

@@ -1,0 +1,111 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/node"
+)
+
+// Leading reports whether this node leads, as far as it knows.
+func (r *Replica) Leading() bool { return r.is(raft.Leader) }
+
+// Candidate reports whether this node stands for election.
+func (r *Replica) Candidate() bool { return r.is(raft.Candidate) }
+
+func (r *Replica) is(s raft.RaftState) bool {
+	running := r.raft.Load()
+	return running != nil && running.State() == s
+}
+
+// Leader is the id of the leader that this node knows, empty when it knows none.
+func (r *Replica) Leader() string {
+	id, _ := r.leader()
+	return id
+}
+
+func (r *Replica) leader() (id, addr string) {
+	running := r.raft.Load()
+	if running == nil {
+		return "", ""
+	}
+	a, i := running.LeaderWithID()
+	return string(i), string(a)
+}
+
+// Term is the node's current term.
+func (r *Replica) Term() uint64 {
+	if running := r.raft.Load(); running != nil {
+		return running.CurrentTerm()
+	}
+	return 0
+}
+
+// Servers lists the servers of the newest configuration that the node has, and its index; none
+// before it has one.
+func (r *Replica) Servers() ([]node.Server, uint64, error) {
+	running := r.raft.Load()
+	if running == nil {
+		return nil, 0, nil
+	}
+	f := running.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return nil, 0, err
+	}
+	var servers []node.Server
+	for _, s := range f.Configuration().Servers {
+		servers = append(servers, node.Server{ID: string(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter})
+	}
+	return servers, f.Index(), nil
+}
+
+// The changes below are for the leader, one at a time: prev is the index of the configuration that
+// the caller has looked at, and the change is refused when there is a newer one. They return when
+// the change is committed, or with an error of which nobody knows what it has done.
+
+// AddNonvoter takes a server in, or changes its address.
+func (r *Replica) AddNonvoter(id, addr string, prev uint64) error {
+	return r.changed(r.raft.Load().AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout))
+}
+
+// AddVoter lets a server vote, or changes a voter's address.
+func (r *Replica) AddVoter(id, addr string, prev uint64) error {
+	return r.changed(r.raft.Load().AddVoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout))
+}
+
+// Remove takes a server out.
+func (r *Replica) Remove(id string, prev uint64) error {
+	return r.changed(r.raft.Load().RemoveServer(raft.ServerID(id), prev, r.o.ProposeTimeout))
+}
+
+func (r *Replica) changed(f raft.IndexFuture) error {
+	err := f.Error()
+	if notDone(err) {
+		return fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err)
+	}
+	return err
+}
+
+// HandOver gives leadership to another node, if this one has it; ctx bounds the wait. When it
+// returns without an error this node leads no more, and another one has been told to.
+func (r *Replica) HandOver(ctx context.Context) error {
+	if !r.Leading() {
+		return nil
+	}
+	done := make(chan error, 1)
+	if !r.spawn(func() { done <- r.raft.Load().LeadershipTransfer().Error() }) {
+		return chaterr.ErrClosed
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("hand leadership over: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
