@@ -1,0 +1,194 @@
+package membership
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"go.uber.org/zap"
+
+	"example.com/chat/internal/node"
+)
+
+const (
+	// greetEvery is how often seeds and servers that gossip does not see are greeted again: after 30 s
+	// memberlist forgets the dead, and never finds them again by itself.
+	greetEvery = 5 * time.Second
+	// reclaim is after how long a node may come back under another address.
+	reclaim = 10 * time.Second
+	// tellTimeout bounds how long telling the others takes.
+	tellTimeout = time.Second
+	// maxKnown is how many nodes gossip may tell of; a peer that has the secret cannot fill memory.
+	maxKnown = 1024
+)
+
+// Book knows where nodes are. It is safe for concurrent use.
+type Book struct {
+	mu    sync.Mutex // guards what follows
+	addrs map[string]string
+}
+
+// NewBook makes an empty book.
+func NewBook() *Book { return &Book{addrs: map[string]string{}} }
+
+// Addr is where a node was last.
+func (b *Book) Addr(id string) (addr string, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	addr, ok = b.addrs[id]
+	return addr, ok
+}
+
+func (b *Book) set(id, addr string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, known := b.addrs[id]; known || len(b.addrs) < maxKnown {
+		b.addrs[id] = addr
+	}
+}
+
+func (m *Membership) gossipConfig() *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name, c.Label, c.RequireNodeNames = m.o.Self.ID, m.o.Name, true
+	c.Transport = m.o.Transport
+	c.Delegate = delegate{m: m}
+	c.Alive = delegate{m: m}
+	c.Events = delegate{m: m}
+	c.DeadNodeReclaimTime = reclaim
+	c.Logger = m.o.GossipLogger
+	return c
+}
+
+// delegate is called by memberlist with its locks held: it does nothing slow and calls nothing back.
+type delegate struct{ m *Membership }
+
+var (
+	_ memberlist.Delegate      = delegate{}
+	_ memberlist.AliveDelegate = delegate{}
+	_ memberlist.EventDelegate = delegate{}
+)
+
+func (d delegate) NodeMeta(int) []byte {
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	return d.m.meta
+}
+
+func (delegate) NotifyMsg([]byte)                {}
+func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
+func (delegate) LocalState(bool) []byte          { return nil }
+func (delegate) MergeRemoteState([]byte, bool)   {}
+
+// NotifyAlive looks at a node before gossip believes in it, and notes where it is.
+func (d delegate) NotifyAlive(n *memberlist.Node) error {
+	i, err := node.Decode(n.Meta)
+	switch {
+	case err != nil:
+		return err
+	case i.ID != n.Name:
+		return fmt.Errorf("node %q says that it is %q", n.Name, i.ID)
+	}
+	if mine := d.m.o.Ledger.Cluster().ID; mine != "" && i.ClusterID != "" && i.ClusterID != mine {
+		return fmt.Errorf("node %q belongs to cluster %q, and this one to %q", n.Name, i.ClusterID, mine)
+	}
+	d.m.o.Book.set(i.ID, i.Address)
+	return nil
+}
+
+// describe lets gossip tell what is new of this node.
+func (m *Membership) describe() error {
+	meta, err := m.Self().Encode()
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	changed := !bytes.Equal(meta, m.meta)
+	m.meta = meta
+	m.mu.Unlock()
+	list := m.list.Load()
+	if !changed || list == nil {
+		return nil
+	}
+	if err := list.UpdateNode(tellTimeout); err != nil {
+		m.log.Debug("gossip is slow to tell of this node", zap.Error(err))
+	}
+	return nil
+}
+
+// NotifyJoin, NotifyUpdate and NotifyLeave keep a list of our own: what memberlist's Members returns
+// changes while it is read.
+func (d delegate) NotifyJoin(n *memberlist.Node)   { d.heard(n) }
+func (d delegate) NotifyUpdate(n *memberlist.Node) { d.heard(n) }
+
+func (d delegate) heard(n *memberlist.Node) {
+	i, err := node.Decode(n.Meta)
+	if err != nil {
+		return // NotifyAlive has refused it
+	}
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	if _, known := d.m.alive[n.Name]; known || len(d.m.alive) < maxKnown {
+		d.m.alive[n.Name] = i
+	}
+}
+
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	delete(d.m.alive, n.Name)
+}
+
+// Alive lists the nodes that gossip thinks alive, this one included, by id.
+func (m *Membership) Alive() []node.Info {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Values(m.alive), func(a, b node.Info) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+// gossip greets seeds and servers that gossip does not see, for ever.
+func (m *Membership) gossip() {
+	for pause := seeking; ; {
+		all := true
+		for _, addr := range m.missing() {
+			if _, err := m.list.Load().Join([]string{m.o.SeedName(addr)}); err != nil {
+				all = false
+				m.log.Debug("no gossip with a seed", zap.String("address", addr), zap.Error(err))
+			}
+		}
+		m.hurry()
+		if all {
+			pause = greetEvery
+		}
+		select {
+		case <-time.After(pause):
+			pause = min(2*pause, greetEvery)
+		case <-m.life.Done():
+			return
+		}
+	}
+}
+
+// missing lists the addresses of seeds and of servers that gossip does not see.
+func (m *Membership) missing() (addrs []string) {
+	seen := map[string]bool{m.o.Self.Address: true}
+	for _, n := range m.Alive() {
+		seen[n.Address] = true
+	}
+	candidates := slices.Clone(m.o.Seeds)
+	servers, _, _ := m.o.Raft.Servers() // without them, the seeds are enough
+	for _, s := range servers {
+		candidates = append(candidates, s.Address)
+	}
+	for _, a := range candidates {
+		if !seen[a] {
+			seen[a] = true
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
