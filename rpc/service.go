@@ -1,0 +1,348 @@
+// Package rpc is what clients call: the handlers of chat.v1. A handler checks what it was given,
+// looks whether the caller may, proposes a command or reads the state, and converts. Whatever is
+// true of every call stands in this file: who calls, how new the state must be that answers, and
+// how errors leave.
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/auth"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/fanout"
+	"example.com/chat/internal/grpcerr"
+	"example.com/chat/rpc/chatpb"
+)
+
+// Metadata of every call; see AccountService in chat.v1.
+const (
+	authorizationKey = "authorization"
+	indexKey         = "chat-index"
+	consistencyKey   = "chat-consistency"
+)
+
+// catchUpTimeout bounds how long a call waits for this node to be as new as the caller has seen.
+const catchUpTimeout = 10 * time.Second
+
+// Replica is the replicated state as the handlers use it.
+type Replica interface {
+	// Propose has a command carried out and applied here.
+	Propose(ctx context.Context, c *state.Command) (*state.Result, error)
+	// Linearizable waits until this node has all that was acknowledged before the call.
+	Linearizable(ctx context.Context) error
+	WaitApplied(ctx context.Context, index uint64) error
+	Applied() uint64
+	View() (*state.View, error)
+}
+
+// Options are what a Service needs. None may be left out.
+type Options struct {
+	Replica   Replica
+	Hub       *fanout.Hub
+	Passwords *auth.Passwords
+	// Status is how the node sees itself and the cluster. It must not wait.
+	Status func() Status
+	Logger *zap.Logger
+}
+
+// Service has the handlers. It is safe for concurrent use.
+type Service struct {
+	o   Options
+	log *zap.Logger
+
+	drained chan struct{} // closed by Drain
+	once    sync.Once
+
+	mu      sync.Mutex // guards what follows
+	streams map[state.Actor]int
+	calls   int           // at work, streams included
+	idle    chan struct{} // closed when there are none after Drain; nil before somebody waits
+}
+
+// New makes a Service.
+func New(o Options) *Service {
+	return &Service{o: o, log: o.Logger.Named("rpc"), drained: make(chan struct{}), streams: map[state.Actor]int{}}
+}
+
+// Register adds the services to a host's server. Each method is wrapped, so that no interceptor of
+// the host is needed and none can be forgotten; the host's own run first.
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	w := wrapper{r, s}
+	chatpb.RegisterAccountServiceServer(w, accounts{Service: s})
+	chatpb.RegisterRoomServiceServer(w, rooms{Service: s})
+	chatpb.RegisterMessageServiceServer(w, messages{Service: s})
+	chatpb.RegisterEventServiceServer(w, events{Service: s})
+	chatpb.RegisterClusterServiceServer(w, cluster{Service: s})
+}
+
+// Drain refuses calls from now on and ends all streams, with a code that sends clients elsewhere,
+// and waits until the calls that are at work are done. The error is that of ctx.
+func (s *Service) Drain(ctx context.Context) error {
+	s.once.Do(func() { close(s.drained) })
+	s.mu.Lock()
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+		if s.calls == 0 {
+			close(s.idle)
+		}
+	}
+	idle := s.idle
+	s.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// count counts a call, or one less. It reports false when calls are refused.
+func (s *Service) count(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.drained:
+		if n > 0 {
+			return false
+		}
+	default:
+	}
+	s.calls += n
+	if s.calls == 0 && s.idle != nil {
+		close(s.idle)
+	}
+	return true
+}
+
+// wrapper registers services whose methods go through enter.
+type wrapper struct {
+	to grpc.ServiceRegistrar
+	s  *Service
+}
+
+func (w wrapper) RegisterService(d *grpc.ServiceDesc, impl any) {
+	wrapped := *d
+	wrapped.Methods, wrapped.Streams = nil, nil
+	for _, m := range d.Methods {
+		wrapped.Methods = append(wrapped.Methods, w.s.unary(m))
+	}
+	for _, m := range d.Streams {
+		wrapped.Streams = append(wrapped.Streams, w.s.stream(d.ServiceName, m))
+	}
+	w.to.RegisterService(&wrapped, impl)
+}
+
+func (s *Service) unary(m grpc.MethodDesc) grpc.MethodDesc {
+	ours := func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+		err = s.guard(info.FullMethod, func() error {
+			ctx, err := s.enter(ctx, info.FullMethod)
+			if err != nil {
+				return err
+			}
+			if resp, err = handle(ctx, req); err != nil {
+				return err
+			}
+			return grpc.SetHeader(ctx, metadata.Pairs(indexKey, strconv.FormatUint(s.o.Replica.Applied(), 10)))
+		})
+		return resp, err
+	}
+	return grpc.MethodDesc{MethodName: m.MethodName, Handler: func(srv any, ctx context.Context, dec func(any) error, hosts grpc.UnaryServerInterceptor) (any, error) {
+		chain := ours
+		if hosts != nil {
+			chain = func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+				return hosts(ctx, req, info, func(ctx context.Context, req any) (any, error) { return ours(ctx, req, info, handle) })
+			}
+		}
+		return m.Handler(srv, ctx, dec, chain)
+	}}
+}
+
+func (s *Service) stream(service string, m grpc.StreamDesc) grpc.StreamDesc {
+	method := fmt.Sprintf("/%s/%s", service, m.StreamName)
+	handle := m.Handler
+	m.Handler = func(srv any, stream grpc.ServerStream) error {
+		return s.guard(method, func() error {
+			ctx, err := s.enter(stream.Context(), method)
+			if err != nil {
+				return err
+			}
+			return handle(srv, serverStream{stream, ctx})
+		})
+	}
+	return m
+}
+
+// serverStream is a stream with another context.
+type serverStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s serverStream) Context() context.Context { return s.ctx }
+
+// guard counts a call, refuses it when the node drains, and turns errors into statuses, and a panic
+// into one too: the process is the host's.
+func (s *Service) guard(method string, f func() error) (err error) {
+	if methods[method] != status {
+		if !s.count(1) {
+			return grpcerr.ToStatus(chaterr.ErrDraining)
+		}
+		defer s.count(-1)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("a call panicked", zap.String("method", method), zap.Any("panic", p), zap.Stack("stack"))
+			err = grpcerr.ToStatus(errors.New("panic"))
+		}
+	}()
+	if err := f(); err != nil {
+		over := grpcerr.ToStatus(err)
+		if grpcerr.Reason(over) == grpcerr.Internal {
+			s.log.Error("a call failed", zap.String("method", method), zap.Error(err))
+		}
+		return over
+	}
+	return nil
+}
+
+// callerKey is where enter puts the caller's state.Actor into the context.
+type callerKey struct{}
+
+// caller is who calls; the zero Actor when the method is open to everybody.
+func caller(ctx context.Context) state.Actor {
+	a, _ := ctx.Value(callerKey{}).(state.Actor)
+	return a
+}
+
+// enter waits until this node is new enough for the caller, and finds out who that is.
+func (s *Service) enter(ctx context.Context, method string) (context.Context, error) {
+	access, ok := methods[method]
+	if !ok {
+		return nil, fmt.Errorf("%s is not in the table of methods", method)
+	}
+	if access == status {
+		a, err := s.authenticate(ctx)
+		if err != nil {
+			a = state.Actor{} // a broken node answers too
+		}
+		return context.WithValue(ctx, callerKey{}, a), nil
+	}
+	if err := s.catchUp(ctx); err != nil {
+		return nil, err
+	}
+	if access == anybody {
+		return ctx, nil
+	}
+	a, err := s.authenticate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return context.WithValue(ctx, callerKey{}, a), nil
+}
+
+// catchUp waits for what the caller has seen already, or for more if it asks for more.
+func (s *Service) catchUp(ctx context.Context) error {
+	md, _ := metadata.FromIncomingContext(ctx)
+	switch level := first(md, consistencyKey); level {
+	case "local":
+		return nil
+	case "linearizable":
+		return s.o.Replica.Linearizable(ctx)
+	case "":
+	default:
+		return grpcerr.Invalid(consistencyKey, "is %q, not linearizable or local", level)
+	}
+	text := first(md, indexKey)
+	if text == "" {
+		return nil
+	}
+	index, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return grpcerr.Invalid(indexKey, "is not a number")
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	defer cancel()
+	err = s.o.Replica.WaitApplied(ctx, index)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: this node has not got as far as entry %d", chaterr.ErrNoLeader, index)
+	}
+	return err
+}
+
+func first(md metadata.MD, key string) string {
+	if v := md.Get(key); len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// authenticate finds the session of a token. A session that this node does not know may be newer
+// than the node, so before it says no it looks at the newest state.
+func (s *Service) authenticate(ctx context.Context) (state.Actor, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	values := md.Get(authorizationKey)
+	if len(values) != 1 {
+		return state.Actor{}, fmt.Errorf("%w: %d authorization values", chaterr.ErrUnauthenticated, len(values))
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	hash, ok := auth.HashToken(token)
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return state.Actor{}, fmt.Errorf("%w: malformed token", chaterr.ErrUnauthenticated)
+	}
+	a, ok, err := s.session(hash)
+	if err == nil && !ok {
+		if err = s.o.Replica.Linearizable(ctx); err == nil {
+			a, ok, err = s.session(hash)
+		}
+	}
+	if err == nil && !ok {
+		err = chaterr.ErrUnauthenticated
+	}
+	return a, err
+}
+
+func (s *Service) session(hash []byte) (a state.Actor, ok bool, err error) {
+	err = s.view(func(v *state.View) error {
+		a, ok, err = v.Session(hash)
+		return err
+	})
+	return a, ok, err
+}
+
+// view reads the state as it is now.
+func (s *Service) view(f func(*state.View) error) error {
+	v, err := s.o.Replica.View()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(v), v.Close())
+}
+
+// propose has a command carried out for the caller.
+func (s *Service) propose(ctx context.Context, operationID string, payload proto.Message) (*state.Result, error) {
+	id, err := parseOperationID(operationID)
+	if err != nil {
+		return nil, err
+	}
+	c, err := state.NewCommand(caller(ctx), id, payload)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.o.Replica.Propose(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return r, state.Err(r)
+}

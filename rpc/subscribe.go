@@ -1,0 +1,223 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/cursor"
+	"example.com/chat/internal/fanout"
+	"example.com/chat/rpc/chatpb"
+)
+
+const (
+	// heartbeat is how often a stream says that it lives. An HTTP/2 ping as often as that would be
+	// punished by a server with default options.
+	heartbeat = 5 * time.Second
+	// maxStreams is how many streams a session may have.
+	maxStreams = 8
+	// maxFrame is how many events go into one frame.
+	maxFrame = 256
+)
+
+// events is chat.v1.EventService.
+type events struct {
+	chatpb.UnsafeEventServiceServer
+	*Service
+}
+
+var _ chatpb.EventServiceServer = events{}
+
+func (s events) Subscribe(r *chatpb.SubscribeRequest, stream grpc.ServerStreamingServer[chatpb.SubscribeResponse]) error {
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	go func() { // ends with the handler
+		select {
+		case <-s.drained:
+			cancel(chaterr.ErrDraining)
+		case <-ctx.Done():
+		}
+	}()
+	who := caller(ctx)
+	if err := s.openStream(who); err != nil {
+		return err
+	}
+	defer s.closeStream(who)
+	f := &feed{Service: s.Service, who: who, stream: stream}
+	if err := f.begin(ctx, r.Cursor); err != nil {
+		return err
+	}
+	for {
+		err := f.follow(ctx)
+		switch {
+		case errors.Is(err, fanout.ErrLagged):
+			continue
+		case errors.Is(err, fanout.ErrEnded):
+			return chaterr.ErrUnauthenticated
+		case errors.Is(err, fanout.ErrClosed):
+			return chaterr.ErrDraining
+		default:
+			return err
+		}
+	}
+}
+
+func (s *Service) openStream(a state.Actor) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[a] >= maxStreams {
+		return fmt.Errorf("%w: %d streams of one session", chaterr.ErrLimit, maxStreams)
+	}
+	s.streams[a]++
+	return nil
+}
+
+func (s *Service) closeStream(a state.Actor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[a]--; s.streams[a] == 0 {
+		delete(s.streams, a)
+	}
+}
+
+// feed is one stream of events.
+type feed struct {
+	*Service
+	who     state.Actor
+	stream  grpc.ServerStreamingServer[chatpb.SubscribeResponse]
+	cluster string
+	at      state.Position // what was sent
+}
+
+// begin finds where to go on, and says so at once.
+func (f *feed) begin(ctx context.Context, from string) error {
+	if from == "" {
+		return f.fromNow()
+	}
+	c, err := cursor.Parse(from)
+	if err != nil {
+		return err
+	}
+	// A cursor may be newer than this node.
+	wait, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	defer cancel()
+	if err := f.o.Replica.WaitApplied(wait, c.Index); errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: this node has not got as far as the cursor", chaterr.ErrNoLeader)
+	} else if err != nil {
+		return err
+	}
+	if err := f.fromNow(); err != nil {
+		return err
+	}
+	if c.Cluster != f.cluster {
+		return fmt.Errorf("%w: the cursor is one of cluster %q, this is %q", chaterr.ErrOtherCluster, c.Cluster, f.cluster)
+	}
+	f.at = c.Position
+	return nil
+}
+
+func (f *feed) fromNow() error {
+	return f.view(func(v *state.View) error {
+		f.cluster, f.at = v.ClusterID(), cursor.EndOf(v.Applied())
+		return nil
+	})
+}
+
+// follow sends what the state has after f.at, and then what comes, until events were left out.
+func (f *feed) follow(ctx context.Context) error {
+	sub := f.o.Hub.Subscribe(f.who)
+	defer sub.Close()
+	var rooms []uint64
+	if err := f.view(func(v *state.View) (err error) {
+		rooms, err = v.RoomsOf(f.who.Account)
+		return err
+	}); err != nil {
+		return err
+	}
+	sub.Follow(rooms)
+	if err := f.catchUp(ctx); err != nil {
+		return err
+	}
+	return f.live(ctx, sub)
+}
+
+// catchUp sends what the state has. Its last frame may be empty: the first frame of a stream is.
+func (f *feed) catchUp(ctx context.Context) error {
+	for more := true; more; {
+		var events []state.Event
+		if err := f.view(func(v *state.View) (err error) {
+			if ok, err := v.Alive(f.who); err != nil {
+				return err
+			} else if !ok {
+				return chaterr.ErrUnauthenticated
+			}
+			events, f.at, more, err = v.EventsSince(f.who.Account, f.at, maxFrame)
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := f.send(ctx, events); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// live sends what is committed from now on, several events to a frame when several are ready.
+func (f *feed) live(ctx context.Context, sub *fanout.Subscription) error {
+	for {
+		wait, cancel := context.WithTimeout(ctx, heartbeat)
+		events, err := sub.Next(wait)
+		cancel()
+		if err != nil && !(errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil) {
+			return err
+		}
+		for len(events) > 0 && !events[0].After(f.at) { // catchUp has sent them
+			events = events[1:]
+		}
+		for len(events) > maxFrame {
+			if err := f.sendTo(ctx, events[:maxFrame]); err != nil {
+				return err
+			}
+			events = events[maxFrame:]
+		}
+		if len(events) > 0 {
+			err = f.sendTo(ctx, events)
+		} else {
+			err = f.send(ctx, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// sendTo is send up to the last of the events.
+func (f *feed) sendTo(ctx context.Context, events []state.Event) error {
+	f.at = events[len(events)-1].Position
+	return f.send(ctx, events)
+}
+
+// send sends a frame; one without events is a heartbeat.
+func (f *feed) send(ctx context.Context, events []state.Event) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	frame := &chatpb.SubscribeResponse{Cursor: f.cursor(f.at)}
+	for i := range events {
+		frame.Events = append(frame.Events, toEvent(&events[i], f.cursor(events[i].Position)))
+	}
+	if len(events) == 0 {
+		frame.ServerTime = timestamp(time.Now().UnixMilli())
+	}
+	return f.stream.Send(frame)
+}
+
+func (f *feed) cursor(p state.Position) string {
+	return cursor.Cursor{Cluster: f.cluster, Position: p}.String()
+}
