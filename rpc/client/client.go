@@ -1,0 +1,194 @@
+// Package client talks to a chat cluster.
+//
+//	c, err := client.Dial(ctx, []string{"n1:8443", "n2:8443", "n3:8443"}, client.WithTLS(conf))
+//	defer c.Close()
+//	err = c.Login(ctx, "alice", password)
+//	events, err := c.Subscribe(ctx, client.SubscribeOptions{})
+//	receipt, err := c.Send(ctx, client.ToUser("bob"), client.Draft{Text: "hello"})
+//	for event, err := range events.All(ctx) { ... }
+//
+// Every call goes to one node, and to another one when that node is down, cannot serve, or does not
+// answer: what changes something carries an operation id that stays the same over all of that, so
+// it takes effect once. A call ends with its context, or after 30 seconds when that has no
+// deadline. An election in that time is not seen.
+//
+// Errors are tested with errors.Is and the variables of this package. They are of three kinds: not
+// done, outcome unknown (ErrUnknownOutcome alone), and refused.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"example.com/chat/internal/chaterr"
+)
+
+// The errors that a caller can act on; each says how.
+var (
+	// ErrNoLeader, not done: no node could be reached that knows a leader. Try again later.
+	ErrNoLeader = chaterr.ErrNoLeader
+	// ErrOverloaded, not done: the cluster takes no more at the moment. Try again later.
+	ErrOverloaded = chaterr.ErrOverloaded
+	// ErrClosed, not done: the client was closed.
+	ErrClosed = chaterr.ErrClosed
+	// ErrUnknownOutcome: it may have been done. Call again with the same operation id, which
+	// Draft.OperationID gives you; without one, look first.
+	ErrUnknownOutcome = chaterr.ErrUnknownOutcome
+
+	// ErrInvalid, refused: an argument is outside what is documented.
+	ErrInvalid = chaterr.ErrInvalid
+	// ErrUnauthenticated, refused: not logged in, or not any more. Log in again.
+	ErrUnauthenticated = chaterr.ErrUnauthenticated
+	// ErrBadCredentials, refused: no such account, or not its password.
+	ErrBadCredentials = chaterr.ErrBadCredentials
+	// ErrNameTaken, refused: choose another name.
+	ErrNameTaken = chaterr.ErrNameTaken
+	// ErrPasswordChanged, refused: the password was changed by another call meanwhile.
+	ErrPasswordChanged = chaterr.ErrPasswordChanged
+	// ErrNoSuchUser, refused: nobody has the name.
+	ErrNoSuchUser = chaterr.ErrNoSuchUser
+	// ErrNoSuchRoom, refused: there is no such room that you may see.
+	ErrNoSuchRoom = chaterr.ErrNoSuchRoom
+	// ErrNotMember, refused: join the room first.
+	ErrNotMember = chaterr.ErrNotMember
+	// ErrDirectRoom, refused: nobody leaves a direct room.
+	ErrDirectRoom = chaterr.ErrDirectRoom
+	// ErrNoSuchMessage, refused: the room has no message of that number.
+	ErrNoSuchMessage = chaterr.ErrNoSuchMessage
+	// ErrLimit, refused: one of the documented limits is reached.
+	ErrLimit = chaterr.ErrLimit
+	// ErrOperationMismatch, refused: the operation id was used for something else.
+	ErrOperationMismatch = chaterr.ErrOperationMismatch
+	// ErrOperationTooOld, refused, though it may have been done when the id was new: look, then decide.
+	ErrOperationTooOld = chaterr.ErrOperationTooOld
+	// ErrOperationFromFuture, refused: the clock that made the id is more than five minutes ahead.
+	ErrOperationFromFuture = chaterr.ErrOperationFromFuture
+	// ErrBadCursor, refused: subscribe without a cursor.
+	ErrBadCursor = chaterr.ErrBadCursor
+	// ErrOtherCluster, refused: the cursor is one of another cluster. Subscribe without one.
+	ErrOtherCluster = chaterr.ErrOtherCluster
+)
+
+// Option changes how a Client connects.
+type Option func(*options)
+
+type options struct {
+	tls   *tls.Config
+	dial  func(context.Context, string) (net.Conn, error)
+	token string
+}
+
+// WithTLS speaks TLS with the nodes. Without it passwords and messages can be read on the way.
+func WithTLS(c *tls.Config) Option { return func(o *options) { o.tls = c } }
+
+// WithDialer opens network connections with f; TLS is spoken on what it returns.
+func WithDialer(f func(ctx context.Context, addr string) (net.Conn, error)) Option {
+	return func(o *options) { o.dial = f }
+}
+
+// WithToken begins with the session of an earlier Login; see Client.Token.
+func WithToken(token string) Option { return func(o *options) { o.token = token } }
+
+// Client is a connection to a cluster, with at most one session. It is safe for concurrent use.
+// Subscriptions have a goroutine each, which is gone when they or the client are closed.
+type Client struct {
+	o     options
+	nodes endpoints
+	index atomic.Uint64 // the newest state that was seen
+	skew  atomic.Int64  // the cluster's clock minus ours, in milliseconds
+	life  context.Context
+	stop  context.CancelFunc
+	work  sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	token  string
+	closed bool
+}
+
+// Dial makes a client for the cluster of which endpoints, each host:port, are nodes: one is enough,
+// as the others are learned at Login, but more help while some are down. It returns when a node has
+// answered; the error wraps that of ctx, or says which endpoint is malformed.
+func Dial(ctx context.Context, endpoints []string, opts ...Option) (*Client, error) {
+	c := &Client{}
+	for _, o := range opts {
+		o(&c.o)
+	}
+	c.token = c.o.token
+	c.life, c.stop = context.WithCancel(context.Background())
+	if len(endpoints) == 0 {
+		return nil, errors.New("chat client: no endpoints")
+	}
+	order := rand.Perm(len(endpoints)) // so that clients spread over the nodes
+	for _, i := range order {
+		if _, _, err := net.SplitHostPort(endpoints[i]); err != nil {
+			return nil, errors.Join(fmt.Errorf("chat client: endpoint %q: want host:port: %w", endpoints[i], err), c.Close())
+		}
+		if err := c.add(endpoints[i]); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	if _, err := c.Status(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("chat client: none of %q answers: %w", endpoints, err), c.Close())
+	}
+	return c, nil
+}
+
+// add makes an endpoint known.
+func (c *Client) add(addr string) error {
+	creds := insecure.NewCredentials()
+	if c.o.tls != nil {
+		creds = credentials.NewTLS(c.o.tls)
+	}
+	dial := c.o.dial
+	if dial == nil {
+		dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		}
+	}
+	return c.nodes.add(addr, func() (*grpc.ClientConn, error) {
+		return grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+				MinConnectTimeout: time.Second,
+			}), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
+	})
+}
+
+// Token is the session's token, empty without a session. Keep it secret; WithToken takes it.
+func (c *Client) Token() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token
+}
+
+func (c *Client) setToken(token string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token = token
+}
+
+// Close ends subscriptions and connections. The session lives on: see Logout.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	closed := c.closed
+	c.closed = true
+	c.mu.Unlock()
+	if closed {
+		return nil
+	}
+	c.stop()
+	c.work.Wait()
+	return c.nodes.close()
+}

@@ -1,0 +1,259 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/cursor"
+	"example.com/chat/internal/grpcerr"
+	"example.com/chat/rpc/chatpb"
+)
+
+const (
+	// silence is how long a stream may say nothing before another node is asked: three heartbeats.
+	silence = 15 * time.Second
+	// buffered is how many events wait for Next. When they are not taken, the stream waits, and then
+	// the node reads them from its state later: nothing is lost.
+	buffered = 256
+)
+
+// EventKind says what an event is.
+type EventKind int
+
+const (
+	// MessageSent: Message was sent to a room of this user, perhaps by this user.
+	MessageSent EventKind = iota + 1
+	// MemberJoined: User, perhaps this user, became a member of the room. When it is this user, the
+	// room's history is to be read anew.
+	MemberJoined
+	// MemberLeft: User, perhaps this user, left the room.
+	MemberLeft
+	// MarkerMoved: this user has read the room up to Seqs[0], perhaps on another device.
+	MarkerMoved
+	// MessagesHidden: this user has hidden Seqs of the room.
+	MessagesHidden
+)
+
+// Event is something that happened.
+type Event struct {
+	// Cursor is where to go on after this event, on any node, also after a restart of the program.
+	Cursor  string
+	Kind    EventKind
+	Time    time.Time
+	RoomID  string
+	User    string
+	Seqs    []uint64
+	Message Message
+}
+
+// SubscribeOptions say where a subscription begins.
+type SubscribeOptions struct {
+	// Cursor goes on after the event that it came with; empty begins with what happens from now on.
+	Cursor string
+}
+
+// Subscription delivers events in the order of the log, each one once: over a lost connection or a
+// dead node it goes on at another one where it was. It is safe for concurrent use, but who calls
+// Next from several goroutines has no order.
+type Subscription struct {
+	c      *Client
+	events chan Event
+	done   chan struct{} // closed when the stream has ended for good
+	err    error         // why; read it only after done
+	stop   context.CancelFunc
+	at     cursor.Cursor // what was received; used by run alone
+	first  chan error    // the outcome of the first frame, once
+}
+
+// Subscribe begins to receive events, and returns when a node has taken the subscription: what
+// happens from then on will come. It needs a session, and ends with it. ctx bounds the call, not
+// the subscription, which lives until Close. Errors: ErrUnauthenticated, ErrBadCursor,
+// ErrOtherCluster, ErrLimit beyond 8 subscriptions of a session at one node.
+func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
+	s := &Subscription{c: c, events: make(chan Event, buffered), done: make(chan struct{}), first: make(chan error, 1)}
+	if o.Cursor != "" {
+		at, err := cursor.Parse(o.Cursor)
+		if err != nil {
+			return nil, err
+		}
+		s.at = at
+	}
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	life, stop := context.WithCancel(c.life)
+	s.stop = stop
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.work.Go(func() { s.run(life) })
+	}
+	c.mu.Unlock()
+	if closed {
+		stop()
+		return nil, chaterr.ErrClosed
+	}
+	select {
+	case err := <-s.first:
+		return s, err
+	case <-s.done:
+		return nil, s.err
+	case <-ctx.Done():
+		return nil, errors.Join(fmt.Errorf("subscribe: %w", context.Cause(ctx)), s.Close())
+	}
+}
+
+// Next waits for the next event. Its error is that of ctx, after which the next call goes on, or why
+// there will be no more: ErrUnauthenticated when the session has ended, ErrClosed after Close.
+func (s *Subscription) Next(ctx context.Context) (Event, error) {
+	select {
+	case e := <-s.events: // what has come is delivered, also after the end
+		return e, nil
+	default:
+	}
+	select {
+	case e := <-s.events:
+		return e, nil
+	case <-s.done:
+		select {
+		case e := <-s.events:
+			return e, nil
+		default:
+			return Event{}, s.err
+		}
+	case <-ctx.Done():
+		return Event{}, context.Cause(ctx)
+	}
+}
+
+// All is Next as a sequence. An error ends it, and comes as its last element; not when ctx ends.
+func (s *Subscription) All(ctx context.Context) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		for {
+			e, err := s.Next(ctx)
+			if err != nil && ctx.Err() != nil {
+				return
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Close ends the subscription and waits for its goroutine.
+func (s *Subscription) Close() error {
+	s.stop()
+	<-s.done
+	return nil
+}
+
+// run keeps a stream open until Close, or until it is refused.
+func (s *Subscription) run(ctx context.Context) {
+	defer close(s.done)
+	for {
+		n, cc, err := s.c.nodes.pick()
+		if err != nil {
+			s.err = err
+			return
+		}
+		err = grpcerr.FromStatus(s.receive(ctx, n, cc))
+		if ctx.Err() != nil {
+			s.err = chaterr.ErrClosed
+			return
+		}
+		if judge(err, false) == refused {
+			s.err = err
+			return
+		}
+		s.c.nodes.failed(n, errors.Is(err, errSilent))
+		sleep(ctx, max(s.c.nodes.rest(), 20*time.Millisecond))
+	}
+}
+
+// errSilent: the stream has missed its heartbeats.
+var errSilent = fmt.Errorf("%w: the node is silent", chaterr.ErrNoLeader)
+
+// receive reads one stream to its end.
+func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.ClientConn) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer watch.Stop()
+	req := &chatpb.SubscribeRequest{}
+	if s.at.Cluster != "" {
+		req.Cursor = s.at.String()
+	}
+	stream, err := chatpb.NewEventServiceClient(cc).Subscribe(s.c.outgoing(ctx), req)
+	if err != nil {
+		return err
+	}
+	for {
+		frame, err := stream.Recv()
+		if err != nil {
+			if errors.Is(context.Cause(ctx), errSilent) {
+				return errSilent
+			}
+			return err
+		}
+		watch.Stop() // the time that the caller takes is not the node's
+		s.c.nodes.worked(n)
+		if err := s.deliver(ctx, frame); err != nil {
+			return err
+		}
+		watch.Reset(silence)
+		select {
+		case s.first <- nil:
+		default:
+		}
+	}
+}
+
+// deliver hands on what was not seen before. It waits for the caller.
+func (s *Subscription) deliver(ctx context.Context, frame *chatpb.SubscribeResponse) error {
+	for _, e := range frame.Events {
+		at, err := cursor.Parse(e.Cursor)
+		if err != nil {
+			return err
+		}
+		if s.at.Cluster == at.Cluster && !at.After(s.at.Position) {
+			continue
+		}
+		if event := toEvent(e); event.Kind != 0 {
+			select {
+			case s.events <- event:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		s.at = at
+	}
+	at, err := cursor.Parse(frame.Cursor)
+	if err == nil && (s.at.Cluster != at.Cluster || at.After(s.at.Position)) {
+		s.at = at
+	}
+	return err
+}
+
+// toEvent has no Kind for what this version does not know.
+func toEvent(e *chatpb.Event) Event {
+	out := Event{Cursor: e.Cursor, Time: toTime(e.Time)}
+	switch k := e.Kind.(type) {
+	case *chatpb.Event_Message:
+		out.Kind, out.RoomID, out.User, out.Message = MessageSent, k.Message.RoomId, k.Message.Sender, toMessage(k.Message)
+	case *chatpb.Event_MemberJoined:
+		out.Kind, out.RoomID, out.User = MemberJoined, k.MemberJoined.RoomId, k.MemberJoined.Name
+	case *chatpb.Event_MemberLeft:
+		out.Kind, out.RoomID, out.User = MemberLeft, k.MemberLeft.RoomId, k.MemberLeft.Name
+	case *chatpb.Event_MarkerMoved:
+		out.Kind, out.RoomID, out.Seqs = MarkerMoved, k.MarkerMoved.RoomId, []uint64{k.MarkerMoved.Seq}
+	case *chatpb.Event_MessagesHidden:
+		out.Kind, out.RoomID, out.Seqs = MessagesHidden, k.MessagesHidden.RoomId, k.MessagesHidden.Seqs
+	}
+	return out
+}
