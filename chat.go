@@ -1,0 +1,326 @@
+// Package chat puts a fault-tolerant chat into a program that has a grpc.Server: accounts, direct
+// messages, rooms, history and live events, replicated by raft over three or five copies of the
+// program, which find each other by gossip. It needs no database, no broker and no port of its own:
+// clients, raft and gossip all come through the host's server.
+//
+// The order of calls is
+//
+//	node, err := chat.New(chat.Options{...}) // opens the data directory
+//	node.Register(server)                    // before Serve
+//	go server.Serve(listener)
+//	err = node.Start(ctx)                    // begins to look for the others
+//	err = node.Ready(ctx)                    // waits until the node can serve
+//	...
+//	node.Drain(ctx)                          // before GracefulStop, which waits for streams
+//	server.GracefulStop()
+//	err = node.Close()
+//
+// Clients are in package example.com/chat/rpc/client.
+package chat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"example.com/chat/fsm"
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/auth"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/fanout"
+	"example.com/chat/internal/node"
+	"example.com/chat/internal/replica"
+	"example.com/chat/internal/zaplog"
+	"example.com/chat/membership"
+	"example.com/chat/rpc"
+	"example.com/chat/rpc/peer"
+)
+
+// What New, Start and Ready fail with, to be tested with errors.Is.
+var (
+	// ErrDataDirInUse: another process, or another node in this one, has the data directory open.
+	ErrDataDirInUse = chaterr.ErrDataDirInUse
+	// ErrOtherNode: the data directory belongs to a node with another id.
+	ErrOtherNode = chaterr.ErrOtherNode
+	// ErrOtherCluster: the data directory belongs to another cluster.
+	ErrOtherCluster = chaterr.ErrOtherCluster
+	// ErrUpgradeNeeded: a newer version wrote the log or the data directory. Run that version.
+	ErrUpgradeNeeded = chaterr.ErrUpgradeNeeded
+	// ErrCorrupt: data on disk is damaged; the error names the file.
+	ErrCorrupt = chaterr.ErrCorrupt
+	// ErrFault: the node has failed, and serves nothing until the program makes a new one.
+	ErrFault = chaterr.ErrFault
+	// ErrClosed: the node was closed.
+	ErrClosed = chaterr.ErrClosed
+)
+
+// Status is how a node sees itself and its cluster.
+type Status = rpc.Status
+
+// Node is one member of a cluster. It is safe for concurrent use. Between Start and Close it has
+// goroutines, those of its parts, which are gone when Close returns.
+type Node struct {
+	o          Options
+	dir        *replica.Dir
+	fsm        *fsm.FSM
+	hub        *fanout.Hub
+	tunnels    *peer.Tunnels
+	calls      *peer.Calls
+	replica    *replica.Replica
+	membership *membership.Membership
+	service    *rpc.Service
+	running    atomic.Pointer[replica.Replica] // the same, once Start was called
+	wasReady   atomic.Bool
+
+	mu      sync.Mutex // guards what follows
+	started bool
+	closed  bool
+}
+
+// New checks the options, all at once, opens the data directory and locks it. It does not use the
+// network, and starts nothing that would outlive a Close.
+func New(options Options) (*Node, error) {
+	o := options.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{o: o, hub: fanout.NewHub()}
+	var err error
+	if n.dir, err = replica.OpenDir(o.DataDir, o.NodeID); err != nil {
+		return nil, fmt.Errorf("chat: %w", err)
+	}
+	n.fsm, err = fsm.Open(fsm.Options{
+		Dir: n.dir.StateDir(), Logger: o.Logger.Named("fsm"),
+		Publish: n.hub.Publish, Skipped: n.hub.Skipped, Fault: n.fail,
+	})
+	if err == nil {
+		err = n.sameCluster()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("chat: %w", err), n.closeStorage())
+	}
+	n.wire()
+	return n, nil
+}
+
+// sameCluster compares what the state says with what stands beside it.
+func (n *Node) sameCluster() error {
+	if in, is := n.dir.Cluster().ID, n.fsm.ClusterID(); is != "" && is != in {
+		return fmt.Errorf("%s: the state is of cluster %q and the directory of %q: %w", n.o.DataDir, is, in, chaterr.ErrOtherCluster)
+	}
+	return nil
+}
+
+// wire makes the parts and gives each what it needs of the others.
+func (n *Node) wire() {
+	o := n.o
+	n.tunnels = peer.NewTunnels(peer.Options{
+		ID: o.NodeID, Cluster: o.ClusterName, ClusterID: func() string { return n.dir.Cluster().ID },
+		Secret: o.ClusterSecret, TLS: o.PeerTLS, Dial: o.Dial, Logger: o.Logger.Named("peer"),
+	})
+	n.calls = peer.NewCalls(n.tunnels)
+	n.replica = replica.New(replica.Options{
+		NodeID: o.NodeID, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: o.Logger,
+		Transport: peer.NewRaft(n.tunnels, o.Advertise, 2*o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft"))),
+		Heartbeat: o.Heartbeat, ProposeTimeout: o.ProposeTimeout, MaxPending: o.MaxPending, MaxPendingBytes: o.MaxPendingBytes,
+	})
+	book := membership.NewBook()
+	n.membership = membership.New(membership.Options{
+		Self: node.Info{ID: o.NodeID, Address: o.Advertise, Instance: n.dir.Instance(), Expect: o.BootstrapExpect, Level: state.CurrentLevel},
+		Name: o.ClusterName, Seeds: o.others(), Raft: n.replica, Peers: n.calls, Ledger: n.dir,
+		Book: book, Transport: peer.NewGossip(n.tunnels, book.Addr), SeedName: peer.Seed,
+		Logger: o.Logger, GossipLogger: zaplog.NewStd(o.Logger.Named("gossip")),
+		MaxVoters: o.MaxVoters, StableFor: o.StableFor,
+	})
+	n.service = rpc.New(rpc.Options{
+		Replica: n.replica, Hub: n.hub, Passwords: auth.NewPasswords(), Status: n.Status, Logger: o.Logger,
+	})
+}
+
+// fail is told by the state that it cannot go on. Until the replica starts, it asks itself.
+func (n *Node) fail(err error) {
+	if r := n.running.Load(); r != nil {
+		r.Fail(err)
+	}
+}
+
+// Register adds the services for clients and for peers to the host's server. It must come before
+// the server's Serve, and once: gRPC ends the process otherwise.
+func (n *Node) Register(r grpc.ServiceRegistrar) {
+	n.RegisterClients(r)
+	n.RegisterPeers(r)
+}
+
+// RegisterPeers adds what other nodes call, for a host that keeps peers on a listener of their own.
+func (n *Node) RegisterPeers(r grpc.ServiceRegistrar) { n.tunnels.Register(r) }
+
+// RegisterClients adds what clients call.
+func (n *Node) RegisterClients(r grpc.ServiceRegistrar) { n.service.Register(r) }
+
+// IsPeerMethod reports whether a full method name, such as an interceptor sees, is one that other
+// nodes call. They prove who they are in the stream itself: let them pass.
+func IsPeerMethod(fullMethod string) bool {
+	return strings.HasPrefix(fullMethod, "/"+peer.ServiceName+"/")
+}
+
+// Start begins to look for the other nodes and to take part in the cluster. It does not wait for
+// that: Ready does. ctx is looked at once, before anything is started.
+func (n *Node) Start(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case n.closed:
+		return ErrClosed
+	case n.started:
+		return errors.New("chat: started before")
+	}
+	n.running.Store(n.replica)
+	if err := n.fsm.Err(); err != nil {
+		return fmt.Errorf("chat: %w", err)
+	}
+	n.calls.Serve(n.replica, n.membership)
+	if err := n.replica.Start(); err != nil {
+		return fmt.Errorf("chat: %w", err)
+	}
+	if err := n.membership.Start(); err != nil {
+		return fmt.Errorf("chat: %w", err)
+	}
+	n.started = true
+	return nil
+}
+
+// Ready waits until the node is a member of its cluster, knows a leader, and has everything that was
+// acknowledged before. Its error, when ctx ends first, says what is missing; when the node has
+// failed, it wraps ErrFault.
+func (n *Node) Ready(ctx context.Context) error {
+	for {
+		err := n.missing(ctx)
+		if err == nil {
+			n.wasReady.Store(true)
+			return nil
+		}
+		if n.replica.Err() != nil {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("chat: not ready: %w: %w", err, context.Cause(ctx))
+		}
+	}
+}
+
+// missing says what keeps the node from being ready.
+func (n *Node) missing(ctx context.Context) error {
+	if err := n.obstacle(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.o.ProposeTimeout)
+	defer cancel()
+	return n.replica.Linearizable(ctx)
+}
+
+// obstacle is missing as far as the node itself can tell.
+func (n *Node) obstacle() error {
+	switch err := n.replica.Err(); {
+	case err != nil:
+		return err
+	case n.membership.Problem() != "":
+		return errors.New(n.membership.Problem())
+	case !n.replica.Formed():
+		return errors.New("the node has not heard yet that the cluster was formed")
+	case n.replica.Leader() == "":
+		return chaterr.ErrNoLeader
+	default:
+		return nil
+	}
+}
+
+// Status says how the node sees itself and its cluster. It does not wait.
+func (n *Node) Status() Status {
+	s := Status{
+		NodeID: n.o.NodeID, ClusterID: n.dir.Cluster().ID, Role: rpc.Follower, Term: n.replica.Term(),
+		Leader: n.replica.Leader(), Applied: n.replica.Applied(),
+	}
+	alive := map[string]bool{}
+	for _, i := range n.membership.Alive() {
+		alive[i.ID] = true
+	}
+	servers, _, _ := n.replica.Servers() // none when raft is shut down, and then the role says so
+	for _, v := range servers {
+		s.Servers = append(s.Servers, rpc.Server{ID: v.ID, Address: v.Address, Voter: v.Voter, Alive: alive[v.ID]})
+	}
+	err := n.obstacle()
+	switch {
+	case n.replica.Err() != nil:
+		s.Role = rpc.Faulty
+	case n.membership.Problem() != "":
+		s.Role = rpc.Outside
+	case n.replica.Leading():
+		s.Role = rpc.Leader
+	case n.replica.Candidate():
+		s.Role = rpc.Candidate
+	}
+	if err != nil {
+		s.Detail = err.Error()
+	}
+	s.Ready = err == nil && n.wasReady.Load()
+	return s
+}
+
+// Done is closed when the node has failed and serves nothing any more. The process lives, and may
+// close the node and make a new one.
+func (n *Node) Done() <-chan struct{} { return n.replica.Done() }
+
+// Err is why the node has failed, wrapped in ErrFault; nil while it has not.
+func (n *Node) Err() error { return n.replica.Err() }
+
+// Drain takes the node out of service without a gap: it refuses new calls and ends streams with a
+// code that sends clients to other nodes, waits for the calls that are at work, hands leadership
+// over, and ends all connections with peers. Afterwards the host's GracefulStop returns at once.
+// The node stays a member of its cluster. What cannot be done before ctx ends is left undone, and
+// the error says so.
+func (n *Node) Drain(ctx context.Context) error {
+	err := n.service.Drain(ctx)
+	err = errors.Join(err, n.replica.HandOver(ctx))
+	return errors.Join(err, n.leave())
+}
+
+// leave ends everything that goes on between nodes.
+func (n *Node) leave() error {
+	n.hub.Close()
+	err := errors.Join(n.membership.Close(), n.replica.Close(), n.calls.Stop())
+	return errors.Join(err, n.tunnels.Close())
+}
+
+// Close ends the node and waits for its goroutines. It may be called at any time, and again. The
+// node stays a member of its cluster, and what was not drained is cut off.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	closed := n.closed
+	n.closed = true
+	n.mu.Unlock()
+	if closed {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = n.service.Drain(ctx) // refuses calls, and does not wait for them
+	return errors.Join(n.leave(), n.closeStorage())
+}
+
+func (n *Node) closeStorage() error {
+	var err error
+	if n.fsm != nil {
+		err = n.fsm.Close()
+	}
+	return errors.Join(err, n.dir.Close())
+}
