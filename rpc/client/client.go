@@ -33,6 +33,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/grpcerr"
 )
 
 // The errors that a caller can act on; each says how.
@@ -192,3 +193,8 @@ func (c *Client) Close() error {
 	c.work.Wait()
 	return c.nodes.close()
 }
+
+// Reason is the stable name of an error's cause, such as NO_SUCH_USER, for programs that pass errors
+// on: the same that gRPC clients find in google.rpc.ErrorInfo. It is empty for nil, and INTERNAL
+// for what has no name.
+func Reason(err error) string { return grpcerr.Reason(grpcerr.ToStatus(err)) }

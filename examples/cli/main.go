@@ -1,0 +1,173 @@
+// Command cli chats in a terminal. Without a command it is interactive; with one it does that and
+// ends, as the user that the last login of this kind left.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"example.com/chat/rpc/client"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// Exit codes.
+const (
+	exitFailed = 1 // the cluster refused, or could not be reached
+	exitUsage  = 2
+)
+
+// usageError is a mistake in how the program or a command was called.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// flags are those of the command line, and the command behind them.
+type flags struct {
+	servers []string
+	session string // file that keeps the session between calls
+	json    bool
+	command []string
+}
+
+func parse(args []string, output io.Writer) (flags, error) {
+	var f flags
+	var servers, config string
+	s := flag.NewFlagSet("cli", flag.ContinueOnError)
+	s.SetOutput(io.Discard)
+	s.StringVar(&servers, "servers", "", "the `addresses` of nodes, host:port, with commas between them")
+	s.StringVar(&config, "config", "", "a JSON `file`, {\"servers\":{\"ID\":\"host:port\"}}, with more addresses")
+	s.StringVar(&f.session, "session", "", "the `file` that keeps the session between single commands (default in the user's configuration directory)")
+	s.BoolVar(&f.json, "json", false, "print one JSON object a line")
+	err := s.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprintf(output, "cli [flags]            chat in this terminal\ncli [flags] COMMAND    do one thing\n\nFlags:\n")
+		s.SetOutput(output)
+		s.PrintDefaults()
+		_, _ = fmt.Fprintf(output, "\nCommands:\n%s", overview())
+		return f, err
+	}
+	if err != nil {
+		return f, usageError{err}
+	}
+	if servers != "" {
+		f.servers = strings.Split(servers, ",")
+	}
+	if config != "" {
+		more, err := readConfig(config)
+		if err != nil {
+			return f, usageError{err}
+		}
+		f.servers = append(f.servers, more...)
+	}
+	for _, addr := range f.servers {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return f, usagef("server %q: want host:port", addr)
+		}
+	}
+	f.command = s.Args()
+	if len(f.servers) == 0 && !slices.Equal(f.command, []string{"help"}) {
+		return f, usagef("no servers: want --servers localhost:8001,localhost:8002,localhost:8003")
+	}
+	return f, nil
+}
+
+// readConfig reads the addresses from a cluster's configuration file.
+func readConfig(name string) ([]string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	var c struct {
+		Servers map[string]string `json:"servers"`
+	}
+	d := json.NewDecoder(f)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return nil, fmt.Errorf(`%s: %w; want {"servers":{"server1":"localhost:8001", ...}}`, name, err)
+	}
+	var addrs []string
+	for _, addr := range c.Servers {
+		addrs = append(addrs, addr)
+	}
+	slices.Sort(addrs)
+	return addrs, nil
+}
+
+// run is the program; it returns the exit code.
+func run(ctx context.Context, args []string, in *os.File, out, errs io.Writer) int {
+	f, err := parse(args, out)
+	if err == nil {
+		err = chat(ctx, f, in, out)
+	}
+	var usage usageError
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return 0
+	case f.json:
+		newPrinter(errs, true).failure(err)
+	default:
+		_, _ = fmt.Fprintf(errs, "cli: %s\n", explain(err))
+	}
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// dialTime is how long the first connection may take.
+const dialTime = 10 * time.Second
+
+func chat(ctx context.Context, f flags, in *os.File, out io.Writer) (err error) {
+	if slices.Equal(f.command, []string{"help"}) {
+		_, err := io.WriteString(out, overview())
+		return err
+	}
+	s := &session{servers: f.servers, out: newPrinter(out, f.json)}
+	if len(f.command) == 0 {
+		return dial(ctx, s, f, func() error { return interact(ctx, s, in, out) })
+	}
+	cmd, ok := find(f.command[0])
+	if !ok {
+		return unknown(f.command[0])
+	}
+	k, err := openKept(f.session)
+	if err != nil {
+		return err
+	}
+	s.user, s.token, s.password = k.User, k.Token, passwords(in, out)
+	return dial(ctx, s, f, func() error {
+		// This process has seen nothing yet, so nothing tells a node how new its answer must be.
+		ctx := client.WithConsistency(ctx, client.Linearizable)
+		err := cmd.run(ctx, s, f.command[1:])
+		k.User, k.Token = s.user, s.c.Token()
+		return errors.Join(err, k.write())
+	})
+}
+
+// dial connects for as long as f runs.
+func dial(ctx context.Context, s *session, f flags, do func() error) (err error) {
+	dialing, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	if s.c, err = client.Dial(dialing, f.servers, client.WithToken(s.token)); err != nil {
+		return err
+	}
+	return errors.Join(do(), s.c.Close())
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"example.com/chat/rpc/client"
+)
+
+// printer shows results to people or to programs. It is safe for concurrent use.
+type printer struct {
+	w    io.Writer
+	json bool
+	mu   *sync.Mutex
+}
+
+func newPrinter(w io.Writer, json bool) printer { return printer{w, json, new(sync.Mutex)} }
+
+// show prints the object for programs, and the text for people.
+func (p printer) show(object map[string]any, format string, args ...any) {
+	line := strings.TrimRight(fmt.Sprintf(format, args...), " ")
+	if p.json {
+		text, _ := json.Marshal(object) // of strings, numbers and times: cannot fail
+		line = string(text)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, _ = fmt.Fprintln(p.w, line) // where should it be told
+}
+
+// message prints a message that somebody has sent; object is what more there is to tell.
+func (p printer) message(m client.Message, mark string, object map[string]any) {
+	o := map[string]any{"id": messageID(m.RoomID, m.Seq), "sender": m.Sender, "text": m.Text, "time": m.Time}
+	maps.Copy(o, object)
+	sender := m.Sender
+	if sender == "" {
+		sender = "(deleted)"
+	}
+	p.show(o, "%s[%s] %s: %s  (%s)", mark, clock(m.Time), printable(sender), printable(m.Text), messageID(m.RoomID, m.Seq))
+}
+
+// failure prints an error.
+func (p printer) failure(err error) {
+	p.show(map[string]any{"error": map[string]any{"reason": reason(err), "message": err.Error()}}, "%s", explain(err))
+}
+
+// printable keeps what others have written from steering the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}
+
+func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+// reason is what a program can act on.
+func reason(err error) string {
+	var usage usageError
+	if errors.As(err, &usage) {
+		return "USAGE"
+	}
+	return client.Reason(err)
+}
+
+// steps are what to do next.
+var steps = []struct {
+	err  error
+	step string
+}{
+	{client.ErrUnauthenticated, "log in first: login NAME"},
+	{client.ErrNoSuchUser, "list shows who there is"},
+	{client.ErrNameTaken, "choose another name"},
+	{client.ErrNoLeader, "the cluster has no majority at the moment: status shows it"},
+	{client.ErrUnknownOutcome, "messages shows whether it was done"},
+}
+
+// explain is an error and the next step.
+func explain(err error) string {
+	for _, s := range steps {
+		if errors.Is(err, s.err) {
+			return printable(err.Error()) + "; " + s.step
+		}
+	}
+	return printable(err.Error())
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"example.com/chat/rpc/client"
+)
+
+// session is one use of the program: who chats, and with what.
+type session struct {
+	c        *client.Client
+	servers  []string // from the command line
+	out      printer
+	password func(prompt string) (string, error)
+	token    string // of an earlier session
+	user     string // empty when nobody is logged in
+	live     bool   // show messages as they come
+	over     bool   // exit was typed
+
+	stop context.CancelFunc // ends what listen began; nil when it has not
+	work sync.WaitGroup
+}
+
+// credentials are a name and a password; one that is not among the arguments is asked for.
+func (s *session) credentials(command string, args []string, twice bool) (name, password string, err error) {
+	if len(args) < 1 || len(args) > 2 {
+		return "", "", want(command)
+	}
+	if len(args) == 2 {
+		return args[0], args[1], nil
+	}
+	if password, err = s.password("password: "); err != nil || !twice {
+		return args[0], password, err
+	}
+	again, err := s.password("again: ")
+	if err == nil && again != password {
+		err = usagef("the passwords differ")
+	}
+	return args[0], password, err
+}
+
+// listen shows what others send from now on.
+func (s *session) listen(ctx context.Context) error {
+	sub, err := s.c.Subscribe(ctx, client.SubscribeOptions{})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	me := s.user
+	s.stop = func() {
+		stop()
+		_ = sub.Close() // nothing is lost with it
+	}
+	s.work.Go(func() {
+		for e, err := range sub.All(ctx) {
+			if errors.Is(err, client.ErrClosed) {
+				return
+			}
+			if err != nil {
+				s.out.failure(err)
+				return
+			}
+			if e.Kind == client.MessageSent && e.User != me {
+				s.out.message(e.Message, "", nil)
+			}
+		}
+	})
+	return nil
+}
+
+// silence ends listen.
+func (s *session) silence() {
+	if s.stop != nil {
+		s.stop()
+		s.work.Wait()
+		s.stop = nil
+	}
+}
+
+// kept is a session between calls of the program, in a file that only its owner can read.
+type kept struct {
+	file  string
+	User  string `json:"user"`
+	Token string `json:"token"`
+}
+
+// openKept reads a session; there is none when there is no file.
+func openKept(file string) (kept, error) {
+	if file == "" {
+		dir, err := os.UserConfigDir()
+		if err != nil {
+			return kept{}, usagef("no place for the session, want --session: %w", err)
+		}
+		file = filepath.Join(dir, "chat", "session.json")
+	}
+	k := kept{file: file}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return k, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &k)
+	}
+	return k, err
+}
+
+// write keeps the session, or removes the file when there is none.
+func (k kept) write() error {
+	if k.Token == "" {
+		if err := os.Remove(k.file); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	text, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(k.file), 0o700); err != nil {
+		return err
+	}
+	tmp := k.file + ".tmp"
+	if err := os.WriteFile(tmp, text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, k.file)
+}

@@ -1,0 +1,17 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+)
+
+// TestRun: the host's own service and chat work on one server.
+func TestRun(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), &out); err != nil {
+		t.Fatal(err)
+	}
+	if want := "order: placed\nchat: orders: your order is on its way\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}

@@ -1,0 +1,106 @@
+// Command standalone is a chat server and nothing else.
+//
+// Without flags it starts three nodes of itself on this machine, which form a cluster; with --smoke
+// it also sends messages, kills the leader and checks what arrived. With --id it is one node.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	var usage usageError
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "standalone: %v; --help tells more\n", err)
+		os.Exit(2)
+	default:
+		fmt.Fprintf(os.Stderr, "standalone: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// usageError is one in the flags or the configuration file.
+type usageError struct{ error }
+
+// flags are those of the command line.
+type flags struct {
+	id, host, dataDir, join, configFile string
+	port                                int
+	smoke, verbose, child               bool
+}
+
+const help = `standalone runs chat.
+
+  standalone            three nodes on this machine, to try it
+  standalone --smoke    the same, checked: send, kill the leader, send on; ends with a line of JSON
+  standalone --id ID    one node
+
+Environment:
+  CHAT_CLUSTER_SECRET   32 bytes or more that all nodes share; without it a node speaks only to
+                        nodes on its own machine
+
+Flags:
+`
+
+func parse(args []string, output io.Writer) (flags, error) {
+	var f flags
+	s := flag.NewFlagSet("standalone", flag.ContinueOnError)
+	s.SetOutput(io.Discard)
+	s.StringVar(&f.id, "id", "", "the node's `name`, unique in the cluster; there is one node then")
+	s.IntVar(&f.port, "port", 0, "the `port` on which the node serves clients and other nodes")
+	s.StringVar(&f.host, "host", "", "the `host` name or address at which the others reach the node (default localhost)")
+	s.StringVar(&f.dataDir, "data-dir", "", "the `directory` in which the node keeps everything (default ./data/ID)")
+	s.StringVar(&f.join, "join", "", "the `address`, host:port, of a node of the cluster to join; several with commas")
+	s.StringVar(&f.configFile, "config-file", "", "a JSON `file`, {\"servers\":{\"ID\":\"host:port\"}}, with the nodes that form the cluster")
+	s.BoolVar(&f.smoke, "smoke", false, "start three nodes, send, kill the leader, send on, and check what arrived")
+	s.BoolVar(&f.verbose, "verbose", false, "log more")
+	s.BoolVar(&f.child, "stop-with-stdin", false, "stop when standard input ends, as the three nodes do when their parent is gone")
+	err := s.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = io.WriteString(output, help)
+		s.SetOutput(output)
+		s.PrintDefaults()
+		return f, err
+	}
+	if err == nil && s.NArg() > 0 {
+		err = fmt.Errorf("%q is no flag", s.Arg(0))
+	}
+	one := f.port != 0 || f.host != "" || f.dataDir != "" || f.join != "" || f.configFile != "" || f.child
+	if err == nil && f.id == "" && one {
+		err = errors.New("a flag for one node came without --id")
+	}
+	if err == nil && f.id != "" && f.smoke {
+		err = errors.New("--smoke starts nodes of its own: want it without --id")
+	}
+	if err != nil {
+		return f, usageError{err}
+	}
+	return f, nil
+}
+
+// run is the program. It ends with ctx.
+func run(ctx context.Context, args []string, in io.Reader, out, log io.Writer) error {
+	f, err := parse(args, out)
+	switch {
+	case err != nil:
+		return err
+	case f.id != "":
+		return serve(ctx, f, in, out, log)
+	case f.smoke:
+		return smoke(ctx, out)
+	default:
+		return show(ctx, in, out)
+	}
+}

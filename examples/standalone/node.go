@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"google.golang.org/grpc"
+
+	"example.com/chat"
+)
+
+// drainTime is how long a node may take to leave in good order.
+const drainTime = 10 * time.Second
+
+// serve runs one node until ctx ends, or until it fails.
+func serve(ctx context.Context, f flags, in io.Reader, out, log io.Writer) error {
+	o, err := f.options()
+	if err != nil {
+		return err
+	}
+	o.Logger = logger(log, f.verbose)
+	lis, err := net.Listen("tcp", o.Advertise)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is in use by another program: choose another --port, or end that program", o.Advertise)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lis.Close() }() // the server has closed it, if it came so far
+	node, err := chat.New(o)
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer()
+	node.Register(server)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(lis) }()
+	if err := node.Start(ctx); err != nil {
+		server.Stop()
+		return errors.Join(err, node.Close())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if f.child {
+		go func() { // ends with standard input
+			_, _ = io.Copy(io.Discard, in) // that it has ended is all that counts
+			cancel()
+		}()
+	}
+	_, _ = fmt.Fprintf(out, "%s listens on %s and keeps its data in %s; Ctrl-C ends it\n", o.NodeID, o.Advertise, o.DataDir)
+	announced := make(chan struct{})
+	go func() {
+		defer close(announced)
+		announce(ctx, node, out)
+	}()
+	select {
+	case <-ctx.Done():
+		_, _ = fmt.Fprintf(out, "%s hands over and ends\n", o.NodeID)
+	case <-node.Done():
+		err = node.Err()
+	case err = <-served:
+	}
+	cancel()
+	<-announced
+	return errors.Join(err, leave(node, server))
+}
+
+// announce says when the node can serve, and until then what it waits for.
+func announce(ctx context.Context, node *chat.Node, out io.Writer) {
+	for said := ""; ; {
+		some, cancel := context.WithTimeout(ctx, 3*time.Second)
+		err := node.Ready(some)
+		cancel()
+		s := node.Status()
+		switch {
+		case ctx.Err() != nil || node.Err() != nil:
+			return
+		case err == nil:
+			_, _ = fmt.Fprintf(out, "%s is ready; the leader is %s\n", s.NodeID, s.Leader)
+			return
+		case s.Detail != "" && s.Detail != said:
+			said = s.Detail
+			_, _ = fmt.Fprintf(out, "%s waits: %s\n", s.NodeID, said)
+		}
+	}
+}
+
+// leave takes a node out of service without a gap for its clients. A node that has failed, or is
+// alone, has nobody to hand over to: that is no error.
+func leave(node *chat.Node, server *grpc.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if node.Err() == nil {
+		_ = node.Drain(ctx) // what could not be drained is cut off
+	}
+	stop := context.AfterFunc(ctx, server.Stop)
+	server.GracefulStop()
+	stop()
+	return node.Close()
+}
+
+// logger writes what an operator may want to act on.
+func logger(w io.Writer, verbose bool) *zap.Logger {
+	level := zapcore.WarnLevel
+	if verbose {
+		level = zapcore.InfoLevel
+	}
+	c := zap.NewProductionEncoderConfig()
+	c.EncodeTime = zapcore.ISO8601TimeEncoder
+	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(c), zapcore.Lock(zapcore.AddSync(w)), level))
+}
