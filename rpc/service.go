@@ -293,12 +293,12 @@ func first(md metadata.MD, key string) string {
 func (s *Service) authenticate(ctx context.Context) (state.Actor, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get(authorizationKey)
-	if len(values) != 1 {
-		return state.Actor{}, fmt.Errorf("%w: %d authorization values", chaterr.ErrUnauthenticated, len(values))
+	if len(values) == 0 {
+		return state.Actor{}, chaterr.ErrUnauthenticated
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	hash, ok := auth.HashToken(token)
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
+	if len(values) > 1 || !ok || !strings.EqualFold(scheme, "Bearer") {
 		return state.Actor{}, fmt.Errorf("%w: malformed token", chaterr.ErrUnauthenticated)
 	}
 	a, ok, err := s.session(hash)

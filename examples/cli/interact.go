@@ -19,11 +19,13 @@ type input struct {
 	prompt   func(string)
 }
 
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
 // passwords asks for a password in the terminal; elsewhere it is the next line.
 func passwords(in *os.File, out io.Writer) func(string) (string, error) {
 	lines := bufio.NewReader(in)
 	return func(prompt string) (string, error) {
-		if !term.IsTerminal(int(in.Fd())) {
+		if !isTerminal(in) {
 			return line(lines)
 		}
 		_, _ = io.WriteString(out, prompt)
@@ -44,7 +46,7 @@ func line(r *bufio.Reader) (string, error) {
 // open makes the input, and returns what undoes that. In a terminal what is shown goes through it,
 // so that the line that is being typed stays whole.
 func open(s *session, in *os.File, out io.Writer) (input, func(), error) {
-	if !term.IsTerminal(int(in.Fd())) {
+	if !isTerminal(in) {
 		lines := bufio.NewReader(in)
 		next := func() (string, error) { return line(lines) }
 		return input{next, func(string) (string, error) { return next() }, func(string) {}}, func() {}, nil
@@ -57,8 +59,8 @@ func open(s *session, in *os.File, out io.Writer) (input, func(), error) {
 		io.Reader
 		io.Writer
 	}{in, out}, "")
-	if w, h, err := term.GetSize(int(in.Fd())); err == nil {
-		_ = t.SetSize(w, h) // fails for a size of nothing
+	if w, h, err := term.GetSize(int(in.Fd())); err == nil && w > 0 {
+		_ = t.SetSize(w, h) // fails for no size that a terminal has
 	}
 	s.out.w = t
 	return input{t.ReadLine, t.ReadPassword, t.SetPrompt}, func() { _ = term.Restore(int(in.Fd()), old) }, nil
@@ -72,7 +74,7 @@ func interact(ctx context.Context, s *session, in *os.File, out io.Writer) error
 	}
 	defer restore()
 	defer s.silence()
-	s.password, s.live = from.password, true
+	s.password, s.typed, s.live = from.password, isTerminal(in), true
 	s.out.show(map[string]any{"connected": s.c.Endpoints()[0]}, "connected to %s; help lists the commands", s.c.Endpoints()[0])
 	for !s.over && ctx.Err() == nil {
 		name := "chat"

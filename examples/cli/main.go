@@ -115,7 +115,7 @@ func readConfig(name string) ([]string, error) {
 func run(ctx context.Context, args []string, in *os.File, out, errs io.Writer) int {
 	f, err := parse(args, out)
 	if err == nil {
-		err = chat(ctx, f, in, out)
+		err = start(ctx, f, in, out)
 	}
 	var usage usageError
 	switch {
@@ -135,7 +135,8 @@ func run(ctx context.Context, args []string, in *os.File, out, errs io.Writer) i
 // dialTime is how long the first connection may take.
 const dialTime = 10 * time.Second
 
-func chat(ctx context.Context, f flags, in *os.File, out io.Writer) (err error) {
+// start connects and does what the flags say.
+func start(ctx context.Context, f flags, in *os.File, out io.Writer) (err error) {
 	if slices.Equal(f.command, []string{"help"}) {
 		_, err := io.WriteString(out, overview())
 		return err
@@ -152,7 +153,8 @@ func chat(ctx context.Context, f flags, in *os.File, out io.Writer) (err error) 
 	if err != nil {
 		return err
 	}
-	s.user, s.token, s.password = k.User, k.Token, passwords(in, out)
+	s.user, s.token = k.User, k.Token
+	s.password, s.typed = passwords(in, out), isTerminal(in)
 	return dial(ctx, s, f, func() error {
 		// This process has seen nothing yet, so nothing tells a node how new its answer must be.
 		ctx := client.WithConsistency(ctx, client.Linearizable)

@@ -18,6 +18,7 @@ type session struct {
 	servers  []string // from the command line
 	out      printer
 	password func(prompt string) (string, error)
+	typed    bool   // passwords are typed by somebody who does not see them
 	token    string // of an earlier session
 	user     string // empty when nobody is logged in
 	live     bool   // show messages as they come
@@ -27,15 +28,16 @@ type session struct {
 	work sync.WaitGroup
 }
 
-// credentials are a name and a password; one that is not among the arguments is asked for.
-func (s *session) credentials(command string, args []string, twice bool) (name, password string, err error) {
+// credentials are a name and a password; one that is not among the arguments is asked for, and a new
+// one that is typed twice.
+func (s *session) credentials(command string, args []string, isNew bool) (name, password string, err error) {
 	if len(args) < 1 || len(args) > 2 {
 		return "", "", want(command)
 	}
 	if len(args) == 2 {
 		return args[0], args[1], nil
 	}
-	if password, err = s.password("password: "); err != nil || !twice {
+	if password, err = s.password("password: "); err != nil || !isNew || !s.typed {
 		return args[0], password, err
 	}
 	again, err := s.password("again: ")

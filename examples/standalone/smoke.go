@@ -32,19 +32,19 @@ type report struct {
 func smoke(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, smokeTime)
 	defer cancel()
-	r, err := torment(ctx, out, 1)
+	r, err := torment(ctx, out, firstPort, 1)
 	line, _ := json.Marshal(r) // cannot fail
 	_, _ = fmt.Fprintf(out, "%s\n", line)
 	return err
 }
 
-// torment kills the leader under load and starts it again, some times over. The error says what is
-// lost, doubled or out of order.
-func torment(ctx context.Context, out io.Writer, kills int) (r report, err error) {
+// torment kills the leader under load and starts it again, some times over; port is the first that
+// the nodes try. The error says what is lost, doubled or out of order.
+func torment(ctx context.Context, out io.Writer, port, kills int) (r report, err error) {
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 	r.Nodes = nodes
 	begin := time.Now()
-	p, err := startProcesses(ctx, firstPort)
+	p, err := startProcesses(ctx, port)
 	if err != nil {
 		return r, err
 	}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"example.com/chat"
+)
+
+// startNode runs a cluster of one, and returns its address.
+func startNode(t *testing.T) string {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := chat.New(chat.Options{NodeID: "server1", DataDir: t.TempDir(), Advertise: lis.Addr().String(), BootstrapExpect: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	node.Register(server)
+	go func() { _ = server.Serve(lis) }() // ends with Stop
+	t.Cleanup(func() {
+		server.Stop()
+		if err := node.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := node.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return lis.Addr().String()
+}
+
+// stdin is a file with some text.
+func stdin(t *testing.T, text string) *os.File {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "stdin")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+// one calls the program once.
+func one(t *testing.T, in string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = run(t.Context(), args, stdin(t, in), &o, &e)
+	return code, o.String(), e.String()
+}
+
+// TestRun_Commands: each command, one a call, with the session that login left.
+func TestRun_Commands(t *testing.T) {
+	addr := startNode(t)
+	file := filepath.Join(t.TempDir(), "session.json")
+	for _, step := range []struct {
+		args, stdin string
+		code        int
+		want        string // on standard output, or as an error
+	}{
+		{"help", "", 0, "delete_account"},
+		{"messages", "", 1, "log in first"},
+		{"register alice", "correct horse\n", 0, "registered alice"},
+		{"register bob battery-staple", "", 0, "registered bob"},
+		{"register Alice", "correct horse\n", 1, "choose another name"},
+		{"register x short", "", 1, "8 to 1024"},
+		{"login alice wrong-password", "", 1, "wrong name or password"},
+		{"login alice", "correct horse\n", 0, "logged in as alice at server1; 0 unread"},
+		{"list a*", "", 0, "alice"},
+		{"list * 2 1", "", 0, "bob"},
+		{"list nobody*", "", 0, "nobody"},
+		{"send bob hello there", "", 0, "sent r"},
+		{"send nobody hello", "", 1, "list shows who there is"},
+		{"send bob", "", 2, "usage: send NAME TEXT..."},
+		{"messages", "", 0, "alice: hello there"},
+		{"messages x", "", 2, "usage: messages"},
+		{"login bob battery-staple", "", 0, "1 unread"},
+		{"messages 1", "", 0, "*["},
+		{"status", "", 0, "server1"},
+		{"connect " + addr, "", 0, "connected to server1"},
+		{"connect 127.0.0.1:1", "", 1, "does not answer"},
+		{"read 5", "", 2, "is not the id of a message"},
+		{"frobnicate", "", 2, "is no command"},
+		{"delete_account wrong-password", "", 1, "wrong name or password"},
+		{"delete_account battery-staple", "", 0, "deleted the account bob"},
+		{"login bob battery-staple", "", 1, "wrong name or password"},
+		{"login alice", "correct horse\n", 0, "logged in"},
+		{"logout", "", 0, "logged out"},
+		{"send bob hello", "", 1, "log in first"},
+	} {
+		args := append([]string{"--servers", addr, "--session", file}, strings.Fields(step.args)...)
+		code, out, errs := one(t, step.stdin, args...)
+		if code != step.code || !strings.Contains(out+errs, step.want) {
+			t.Errorf("%s: exit code %d, %q, %q; want %d, %q", step.args, code, out, errs, step.code, step.want)
+		}
+	}
+	if _, err := os.Stat(file); !os.IsNotExist(err) {
+		t.Errorf("the session is still there: %v", err)
+	}
+}
+
+// TestRun_JSON: with --json every line is an object, and an error has a reason.
+func TestRun_JSON(t *testing.T) {
+	addr := startNode(t)
+	file := filepath.Join(t.TempDir(), "session.json")
+	call := func(args ...string) map[string]any {
+		t.Helper()
+		_, out, errs := one(t, "", append([]string{"--json", "--servers", addr, "--session", file}, args...)...)
+		object := map[string]any{}
+		if err := json.Unmarshal([]byte(out+errs), &object); err != nil {
+			t.Fatalf("%q: %q, %q: %v", args, out, errs, err)
+		}
+		return object
+	}
+	call("register", "alice", "correct horse")
+	call("register", "bob", "correct horse")
+	call("login", "alice", "correct horse")
+	sent := call("send", "bob", "hello")["sent"].(string)
+	if m := call("messages"); m["id"] != sent || m["text"] != "hello" || m["sender"] != "alice" || m["unread"] != false {
+		t.Errorf("got %v, sent %s", m, sent)
+	}
+	call("login", "bob", "correct horse")
+	if m := call("messages"); m["unread"] != true {
+		t.Errorf("got %v", m)
+	}
+	call("read", sent)
+	if m := call("messages"); m["unread"] != false {
+		t.Errorf("read: got %v", m)
+	}
+	call("delete", sent)
+	if code, out, _ := one(t, "", "--json", "--servers", addr, "--session", file, "messages"); code != 0 || out != "" {
+		t.Errorf("deleted: got %d, %q", code, out)
+	}
+	for reason, args := range map[string][]string{
+		"NO_SUCH_USER": {"send", "nobody", "hello"}, "USAGE": {"send"}, "NO_SUCH_ROOM": {"read", "r999:1"},
+	} {
+		if e := call(args...)["error"].(map[string]any); e["reason"] != reason {
+			t.Errorf("%q: got %v, want %s", args, e, reason)
+		}
+	}
+}
+
+// TestRun_Interactive: a script of commands, and a message that comes in meanwhile.
+func TestRun_Interactive(t *testing.T) {
+	addr := startNode(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	var out screen
+	done := make(chan int)
+	go func() { done <- run(t.Context(), []string{"--servers", addr}, r, &out, &out) }()
+	typed := func(line, want string) {
+		t.Helper()
+		if _, err := io.WriteString(w, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		out.wait(t, want)
+	}
+	typed("register alice correct-horse", "registered alice")
+	typed("register bob\ncorrect-horse", "registered bob")
+	typed("login alice correct-horse", "logged in as alice")
+	file := filepath.Join(t.TempDir(), "s")
+	for _, args := range [][]string{{"login", "bob", "correct-horse"}, {"send", "alice", "are", "you", "there?"}} {
+		if code, _, errs := one(t, "", append([]string{"--servers", addr, "--session", file}, args...)...); code != 0 {
+			t.Fatal(errs)
+		}
+	}
+	out.wait(t, "bob: are you there?")
+	typed("send bob  yes,   here", "sent ")
+	typed("messages", "alice: yes,   here")
+	typed("frobnicate", "is no command")
+	typed("quit", "logged out")
+	if code := <-done; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// screen is what the program shows.
+type screen struct {
+	mu   sync.Mutex
+	text strings.Builder
+	more chan struct{} // closed at the next Write; nil when nobody waits
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.more != nil {
+		close(s.more)
+		s.more = nil
+	}
+	return s.text.Write(p)
+}
+
+func (s *screen) wait(t *testing.T, want string) {
+	t.Helper()
+	for {
+		s.mu.Lock()
+		text := s.text.String()
+		if s.more == nil {
+			s.more = make(chan struct{})
+		}
+		more := s.more
+		s.mu.Unlock()
+		if strings.Contains(text, want) {
+			return
+		}
+		select {
+		case <-more:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%q was not shown: %q", want, text)
+		}
+	}
+}
+
+// TestRun_Flags: mistakes in the flags.
+func TestRun_Flags(t *testing.T) {
+	typo := stdin(t, `{"severs":{}}`).Name()
+	for want, args := range map[string]string{
+		"no servers":     "status",
+		"want host:port": "--servers localhost status",
+		"-sevrers":       "--sevrers x",
+		`"severs"`:       "--config " + typo,
+		"no such file":   "--config /nowhere/at/all",
+		"frobnicate":     "--servers localhost:1 frobnicate",
+	} {
+		code, _, errs := one(t, "", strings.Fields(args)...)
+		if code != exitUsage || !strings.Contains(errs, want) {
+			t.Errorf("%s: got %d, %q", args, code, errs)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if code := run(ctx, []string{"--servers", "127.0.0.1:1", "status"}, stdin(t, ""), io.Discard, io.Discard); code != exitFailed {
+		t.Errorf("nobody there: got %d", code)
+	}
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// openTerminal makes a pseudo-terminal: what a person types into keyboard, the program reads from tty.
+func openTerminal(t *testing.T) (keyboard, tty *os.File) {
+	t.Helper()
+	keyboard, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = keyboard.Close() })
+	if err := unix.IoctlSetPointerInt(int(keyboard.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(keyboard.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tty.Close() })
+	return keyboard, tty
+}
+
+// TestRun_Terminal: a message that comes in while a line is being typed stands above it, and the
+// line is there again below. A password is not shown.
+func TestRun_Terminal(t *testing.T) {
+	addr := startNode(t)
+	keyboard, tty := openTerminal(t)
+	var out screen
+	go func() { _, _ = io.Copy(&out, keyboard) }() // ends with the terminal
+	done := make(chan int)
+	go func() { done <- run(t.Context(), []string{"--servers", addr}, tty, tty, tty) }()
+	typed := func(text, want string) {
+		t.Helper()
+		if _, err := io.WriteString(keyboard, text); err != nil {
+			t.Fatal(err)
+		}
+		out.wait(t, want)
+	}
+	out.wait(t, "(chat) ")
+	typed("register alice\r", "password: ")
+	typed("correct horse\r", "again: ")
+	typed("correct horse\r", "registered alice")
+	typed("register bob battery-staple\r", "registered bob")
+	typed("login alice\r", "registered bob; log in with: login bob")
+	typed("correct horse\r", "(alice) ")
+	typed("half a li", "(alice) half a li")
+	file := filepath.Join(t.TempDir(), "s")
+	if code, _, errs := one(t, "", "--servers", addr, "--session", file, "login", "bob", "battery-staple"); code != 0 {
+		t.Fatal(errs)
+	}
+	if code, _, errs := one(t, "", "--servers", addr, "--session", file, "send", "alice", "are you there?"); code != 0 {
+		t.Fatal(errs)
+	}
+	out.wait(t, "bob: are you there?")
+	typed("ne\x15quit\r", "logged out")
+	if code := <-done; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	if text := out.text.String(); strings.Contains(text, "correct horse") {
+		t.Errorf("the password is on the screen: %q", text)
+	}
+}
