@@ -129,6 +129,7 @@ func (n *Node) wire() {
 		NodeID: o.NodeID, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: o.Logger,
 		Transport: peer.NewRaft(n.tunnels, o.Advertise, 2*o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft"))),
 		Heartbeat: o.Heartbeat, ProposeTimeout: o.ProposeTimeout, MaxPending: o.MaxPending, MaxPendingBytes: o.MaxPendingBytes,
+		DiskTimeout: o.DiskTimeout,
 	})
 	book := membership.NewBook()
 	n.membership = membership.New(membership.Options{

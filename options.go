@@ -69,9 +69,14 @@ type Options struct {
 	Logger *zap.Logger
 
 	// Heartbeat is how long the others go without a word from the leader before they elect another
-	// one; an election takes as long again. 0 means 500 ms; at least 50 ms. It must be longer than a
-	// slow write to disk takes. All nodes should agree; may change at a restart.
+	// one; an election takes as long again. 0 means 300 ms; at least 50 ms. Slow disks do not count:
+	// heartbeats do not wait for them. All nodes should agree; may change at a restart.
 	Heartbeat time.Duration
+
+	// DiskTimeout is how long one write of the node's log to disk may take before the node is given
+	// up, so that the others can go on; see Node.Done. 0 means 10 s; at least 100 ms. May differ
+	// between nodes.
+	DiskTimeout time.Duration
 
 	// ProposeTimeout bounds how long a change waits to be committed, within the caller's deadline; 0
 	// means 10 s. What takes longer is answered with ErrUnknownOutcome. May differ between nodes.
@@ -102,7 +107,8 @@ var nodeIDs = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // withDefaults returns a copy in which every zero value is what it means.
 func (o Options) withDefaults() Options {
 	defaultTo(&o.ClusterName, "chat")
-	defaultTo(&o.Heartbeat, 500*time.Millisecond)
+	defaultTo(&o.Heartbeat, 300*time.Millisecond)
+	defaultTo(&o.DiskTimeout, 10*time.Second)
 	defaultTo(&o.ProposeTimeout, 10*time.Second)
 	defaultTo(&o.MaxPending, 4096)
 	defaultTo(&o.MaxPendingBytes, 8<<20)
@@ -148,6 +154,7 @@ func (o Options) validate() error {
 	fault(len(o.ClusterSecret) > 0 && len(o.ClusterSecret) < minSecret, "ClusterSecret has %d bytes: want %d or more, random ones", len(o.ClusterSecret), minSecret)
 	fault(len(o.ClusterSecret) == 0 && o.PeerTLS == nil && !isLoopback(o.Advertise), "Advertise %q is not a loopback address, so peers must prove who they are: want ClusterSecret, or PeerTLS with certificates for node ids", o.Advertise)
 	fault(o.Heartbeat < 50*time.Millisecond, "Heartbeat %v: want 50ms or more", o.Heartbeat)
+	fault(o.DiskTimeout < 100*time.Millisecond, "DiskTimeout %v: want 100ms or more", o.DiskTimeout)
 	fault(o.ProposeTimeout < 0, "ProposeTimeout %v: want 0 or more", o.ProposeTimeout)
 	fault(o.MaxPending < 0 || o.MaxPendingBytes < 0, "MaxPending %d, MaxPendingBytes %d: want 0 or more", o.MaxPending, o.MaxPendingBytes)
 	fault(o.MaxVoters < 1 || o.MaxVoters%2 == 0, "MaxVoters %d: want an odd number", o.MaxVoters)

@@ -105,7 +105,13 @@ func (k *sink) Close() error {
 	}
 	k.s.mu.Lock()
 	k.s.list = append(k.s.list, one)
+	durable := k.s.durable
 	k.s.mu.Unlock()
+	if durable != nil {
+		if err := durable(k.m.Index, k.m.Term); err != nil {
+			return err
+		}
+	}
 	return k.s.reap()
 }
 

@@ -24,9 +24,10 @@ const retain = 2
 type Snapshots struct {
 	dir string
 
-	mu    sync.Mutex // guards what follows
-	list  []*snap    // the newest last
-	count int        // of sinks, for their names
+	mu      sync.Mutex // guards what follows
+	list    []*snap    // the newest last
+	count   int        // of sinks, for their names
+	durable func(index, term uint64) error
 }
 
 var _ raft.SnapshotStore = (*Snapshots)(nil)
@@ -102,6 +103,23 @@ func (s *Snapshots) newest() (*snap, bool) {
 		return nil, false
 	}
 	return s.list[len(s.list)-1], true
+}
+
+// Newest is the latest snapshot, if there is one.
+func (s *Snapshots) Newest() (*raft.SnapshotMeta, bool) {
+	one, ok := s.newest()
+	if !ok {
+		return nil, false
+	}
+	return one.meta(), true
+}
+
+// OnDurable has f called for every snapshot that becomes durable from now on, its own and those of
+// a leader, before raft goes on. An error of f is one of making the snapshot.
+func (s *Snapshots) OnDurable(f func(index, term uint64) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.durable = f
 }
 
 // List lists the snapshots, the newest first.

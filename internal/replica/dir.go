@@ -249,5 +249,15 @@ func checksum(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Close unlocks the directory. raft must have been shut down.
-func (d *Dir) Close() error { return d.log.Close() }
+// Close unlocks the directory. raft must have been shut down. When a call hangs in the disk, so
+// would this: after some seconds it gives up, and the directory stays locked until the call returns.
+func (d *Dir) Close() error {
+	done := make(chan error, 1)
+	go func() { done <- d.log.Close() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(endTime):
+		return fmt.Errorf("%s has not closed within %v: a call of the disk hangs", filepath.Join(d.path, logFile), endTime)
+	}
+}

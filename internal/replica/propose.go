@@ -137,7 +137,8 @@ func (r *Replica) send(batch []*proposal) (finish func()) {
 
 // commit waits for raft.
 func (r *Replica) commit(batch []*proposal, f raft.ApplyFuture) {
-	err := f.Error()
+	err := r.wait(f)
+	r.refuses.Store(errors.Is(err, raft.ErrLeadershipTransferInProgress))
 	switch {
 	case err == nil:
 		results, err := fsm.Results(f.Response())
@@ -153,6 +154,18 @@ func (r *Replica) commit(batch []*proposal, f raft.ApplyFuture) {
 		r.failed(batch, fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err))
 	default:
 		r.failed(batch, fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, err))
+	}
+}
+
+// wait is the error of a future, which may never come once the node has failed: then it is that.
+func (r *Replica) wait(f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }() // ends with raft, or hangs as long as the disk does
+	select {
+	case err := <-done:
+		return err
+	case <-r.fault:
+		return r.err
 	}
 }
 

@@ -27,6 +27,8 @@ type Transport interface {
 	raft.WithClose
 	// Bind is called once raft runs.
 	Bind(*raft.Raft)
+	// Mute sends nothing to followers for some time, so that a leader loses its lease.
+	Mute(time.Duration)
 }
 
 // Leader does at the leader, which is another node, what only it can do.
@@ -51,14 +53,21 @@ type Options struct {
 	ProposeTimeout time.Duration
 	// MaxPending commands, and MaxPendingBytes of them, wait or are under way; more are refused.
 	MaxPending, MaxPendingBytes int
+	// DiskTimeout is how long one call of the disk may take before the node is given up.
+	DiskTimeout time.Duration
 	// SnapshotEvery is how many entries make a snapshot worth while, and KeepEntries how many stay in
 	// the log behind it for followers that lag; 0 for 8,192 and 10,240.
 	SnapshotEvery, KeepEntries uint64
+
+	// open puts the store's layers around the disk; nil for newStore. Tests put a faulty disk below
+	// them, or leave one out.
+	open func(d disk, limit time.Duration, fail func(error)) (*store, error)
 }
 
 // Replica is one node's raft. It is safe for concurrent use. Its goroutines are: batches (joins
-// commands into entries), leads (does what a new leader has to), one for each batch under way and
-// for each read under way, and raft's own. They are gone when Close returns.
+// commands into entries), leads (does what a new leader has to), supervise, the guard's watch, one for each
+// batch under way and for each read under way, and raft's own. They are gone when Close returns,
+// but for one that hangs in a call of the disk.
 type Replica struct {
 	o     Options
 	log   *zap.Logger
@@ -74,7 +83,9 @@ type Replica struct {
 	once  sync.Once
 	err   error // why fault was closed; read it only after that
 
-	raft atomic.Pointer[raft.Raft] // nil before Start
+	raft    atomic.Pointer[raft.Raft] // nil before Start
+	ended   chan struct{}             // closed when raft has ended; it ends the guard's watch
+	refuses atomic.Bool               // raft has refused the last batch though this node leads
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -82,7 +93,7 @@ type Replica struct {
 
 // New makes a replica; it does nothing before Start.
 func New(o Options) *Replica {
-	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: newClock(time.Now), fault: make(chan struct{})}
+	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: newClock(time.Now), fault: make(chan struct{}), ended: make(chan struct{})}
 	r.life, r.stop = context.WithCancel(context.Background())
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
 	r.local = flight{run: r.barrier, spawn: r.spawn}
@@ -111,21 +122,15 @@ func (r *Replica) Start() error {
 	if r.o.KeepEntries > 0 {
 		c.TrailingLogs = r.o.KeepEntries
 	}
-	cached, err := raft.NewLogCache(512, r.o.Dir.log)
-	if err != nil {
-		return err
-	}
-	running, err := newRaft(c, r.o.FSM, cached, r.o.Dir.log, r.o.FSM.Snapshots(), r.o.Transport)
-	if err != nil {
+	if err := r.run(c); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
-	r.raft.Store(running)
-	r.o.Transport.Bind(running)
 	if err := r.Bootstrap(); err != nil {
 		return err
 	}
 	r.spawn(r.batches)
 	r.spawn(r.leads)
+	r.spawn(r.supervise)
 	return nil
 }
 
@@ -140,14 +145,46 @@ func (r *Replica) spawn(f func()) bool {
 	return true
 }
 
-// newRaft is raft.NewRaft, which panics on some kinds of damage.
-func newRaft(c *raft.Config, f raft.FSM, l raft.LogStore, s raft.StableStore, ss raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", chaterr.ErrCorrupt, p)
+// run opens the store and makes raft run on it. raft.NewRaft panics on some kinds of damage, and a
+// store that fails ends the goroutine that called it, so it has one of its own here.
+func (r *Replica) run(c *raft.Config) error {
+	open := r.o.open
+	if open == nil {
+		open = newStore
+	}
+	s, err := open(r.o.Dir.log, r.o.DiskTimeout, r.Fail)
+	if err != nil {
+		return err
+	}
+	if !r.spawn(func() { s.guard.watch(r.ended) }) {
+		return chaterr.ErrClosed
+	}
+	snapshots := r.o.FSM.Snapshots()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%w: %v", chaterr.ErrCorrupt, p)
+			}
+		}()
+		if newest, ok := snapshots.Newest(); ok {
+			if err = s.logs.raise(newest.Index, newest.Term); err != nil {
+				return
+			}
+		}
+		snapshots.OnDurable(s.logs.raise)
+		running, startErr := raft.NewRaft(c, r.o.FSM, s.logs, s.stable, snapshots, r.o.Transport)
+		if err = startErr; err == nil {
+			r.raft.Store(running)
+			r.o.Transport.Bind(running)
 		}
 	}()
-	return raft.NewRaft(c, f, l, s, ss, t)
+	<-done
+	if err == nil && r.raft.Load() == nil {
+		err = r.Err()
+	}
+	return err
 }
 
 // Bootstrap begins the cluster that Dir has adopted, with the servers that stand there. Every one of
@@ -212,12 +249,18 @@ func (r *Replica) form() error {
 
 // Fail ends the replica: it serves nothing from now on, and the process lives. The first error
 // counts. It does not wait.
+//
+// The transport goes first: raft's heartbeats have goroutines of their own, so a leader whose disk
+// hangs would stay leader, even while it shuts down (hashicorp/raft#503).
 func (r *Replica) Fail(err error) {
 	r.once.Do(func() {
 		r.err = fmt.Errorf("%w: %w", chaterr.ErrFault, err)
 		close(r.fault)
 		r.log.Error("the node has failed", zap.Error(err))
-		r.spawn(func() { _ = r.shutdown() }) // err says more
+		r.spawn(func() {
+			_ = r.o.Transport.Close() // err says more
+			_ = r.shutdown()
+		})
 	})
 }
 
@@ -234,12 +277,29 @@ func (r *Replica) Err() error {
 	}
 }
 
-// shutdown ends raft, if it runs, and its transport.
+// endTime is how long raft may take to end once the node has failed.
+const endTime = 5 * time.Second
+
+// shutdown ends raft, if it runs, and its transport. raft waits for its goroutines; when one of
+// them hangs in the disk, shutdown leaves it alone.
 func (r *Replica) shutdown() error {
-	if running := r.raft.Load(); running != nil {
-		return running.Shutdown().Error()
+	running := r.raft.Load()
+	if running == nil {
+		return r.o.Transport.Close()
 	}
-	return r.o.Transport.Close()
+	done := make(chan error, 1)
+	go func() { done <- running.Shutdown().Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-r.fault:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(endTime):
+		return fmt.Errorf("raft has not ended within %v: %w", endTime, r.err)
+	}
 }
 
 // Close ends raft and waits for all goroutines. The node stays a member of its cluster.
@@ -253,6 +313,7 @@ func (r *Replica) Close() error {
 	r.mu.Unlock()
 	r.stop()
 	err := r.shutdown()
+	close(r.ended)
 	r.queue.close()
 	r.work.Wait()
 	return err

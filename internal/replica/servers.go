@@ -82,7 +82,7 @@ func (r *Replica) Remove(id string, prev uint64) error {
 }
 
 func (r *Replica) changed(f raft.IndexFuture) error {
-	err := f.Error()
+	err := r.wait(f)
 	if notDone(err) {
 		return fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err)
 	}
@@ -96,7 +96,7 @@ func (r *Replica) HandOver(ctx context.Context) error {
 		return nil
 	}
 	done := make(chan error, 1)
-	if !r.spawn(func() { done <- r.raft.Load().LeadershipTransfer().Error() }) {
+	if !r.spawn(func() { done <- r.wait(r.raft.Load().LeadershipTransfer()) }) {
 		return chaterr.ErrClosed
 	}
 	select {

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -17,11 +18,12 @@ import (
 // path (hashicorp/raft#695, divergence) and the pipeline (#611 and #612, it can wedge).
 //
 // Votes and heartbeats have tunnels apart from entries and snapshots, so that they never wait
-// behind them; what arrives in either goes to the one Consumer.
+// behind them; what arrives in either goes through the inbox to the one Consumer.
 type Raft struct {
 	*raft.NetworkTransport
 	bulk  *raft.NetworkTransport
-	state atomic.Pointer[raft.Raft]
+	inbox *inbox
+	muted atomic.Int64 // until when, in nanoseconds since 1970, nothing is sent to followers
 
 	mu   sync.Mutex                      // guards what follows
 	down map[raft.ServerID]chan struct{} // peers that did not answer; closed when one does again
@@ -49,8 +51,15 @@ func NewRaft(t *Tunnels, addr string, timeout time.Duration, log hclog.Logger) *
 			MsgpackUseNewTimeFormat: true,
 		})
 	}
-	return &Raft{NetworkTransport: transport(in, timeout), bulk: transport(out, bulkTimeout), down: map[raft.ServerID]chan struct{}{}}
+	control := transport(in, timeout)
+	return &Raft{
+		NetworkTransport: control, bulk: transport(out, bulkTimeout), inbox: newInbox(control.Consumer()),
+		down: map[raft.ServerID]chan struct{}{},
+	}
 }
+
+// Consumer is where raft takes the calls of its peers from.
+func (r *Raft) Consumer() <-chan raft.RPC { return r.inbox.out }
 
 // SetHeartbeatHandler does nothing, so that every heartbeat goes through Consumer.
 func (*Raft) SetHeartbeatHandler(func(raft.RPC)) {}
@@ -60,8 +69,15 @@ func (*Raft) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.Appe
 	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
-// Bind must follow raft.NewRaft. It turns the gate on.
-func (r *Raft) Bind(state *raft.Raft) { r.state.Store(state) }
+// Bind must follow raft.NewRaft. It turns the gate on, and the answers of the inbox.
+func (r *Raft) Bind(state *raft.Raft) { r.inbox.state.Store(state) }
+
+// Mute sends nothing to followers for some time. A leader that is muted for longer than its lease
+// steps down, and the others elect one of themselves: raft has no call for that.
+func (r *Raft) Mute(d time.Duration) { r.muted.Store(time.Now().Add(d).UnixNano()) }
+
+// errMuted: the node has resolved to step down.
+var errMuted = errors.New("this node steps down")
 
 // RequestVote asks for a vote.
 func (r *Raft) RequestVote(id raft.ServerID, a raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -80,6 +96,9 @@ func (r *Raft) TimeoutNow(id raft.ServerID, a raft.ServerAddress, req *raft.Time
 
 // AppendEntries sends heartbeats at once, and everything else through the gate.
 func (r *Raft) AppendEntries(id raft.ServerID, a raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if time.Now().UnixNano() < r.muted.Load() {
+		return errMuted
+	}
 	lane := r.NetworkTransport
 	if !isHeartbeat(req) {
 		r.await(id, req.Term)
@@ -123,7 +142,7 @@ func (r *Raft) note(id raft.ServerID, err error) error {
 func (r *Raft) await(id raft.ServerID, term uint64) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for s := r.state.Load(); s != nil && s.State() == raft.Leader && s.CurrentTerm() == term; {
+	for s := r.inbox.state.Load(); s != nil && s.State() == raft.Leader && s.CurrentTerm() == term; {
 		r.mu.Lock()
 		up := r.down[id]
 		r.mu.Unlock()
@@ -137,8 +156,9 @@ func (r *Raft) await(id raft.ServerID, term uint64) {
 	}
 }
 
-// Close ends both lanes and all tunnels of raft.
+// Close ends both lanes and all tunnels of raft. Nothing comes in or goes out afterwards.
 func (r *Raft) Close() error {
+	r.inbox.close()
 	err := r.NetworkTransport.Close()
 	if bulkErr := r.bulk.Close(); err == nil {
 		err = bulkErr
@@ -182,6 +202,11 @@ func (l *raftLayer) Accept() (net.Conn, error) {
 
 // Dial opens a tunnel to a server whose id stands before the address.
 func (l *raftLayer) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	select {
+	case <-l.closed: // the node was cut off: raft's goroutines may go on for a while
+		return nil, net.ErrClosed
+	default:
+	}
 	node, addr, _ := strings.Cut(string(a), "@")
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()

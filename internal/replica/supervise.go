@@ -1,0 +1,64 @@
+package replica
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+)
+
+// supervisor makes a leader step down that cannot do its work and that raft lets lead on. A lease
+// says that the followers' processes live, no more: entries may not get through to them, or not to
+// their disks, while heartbeats do; and a leadership transfer that got stuck lets a leader refuse
+// all writes (hashicorp/raft#696). Another node, elected, may fare better.
+type supervisor struct {
+	limit time.Duration // how long a leader may do nothing
+	raft  leadership
+
+	term, commit uint64    // when there was progress last
+	progress     time.Time // when that was
+}
+
+// leadership is what the supervisor looks at; *raft.Raft is one.
+type leadership interface {
+	State() raft.RaftState
+	CurrentTerm() uint64
+	LastIndex() uint64
+	CommitIndex() uint64
+}
+
+var _ leadership = (*raft.Raft)(nil)
+
+// stuck reports for how long a leader has not committed anything though entries wait, or commands
+// that it refuses; 0 while all is well.
+func (s *supervisor) stuck(now time.Time, refuses bool) time.Duration {
+	term, commit := s.raft.CurrentTerm(), s.raft.CommitIndex()
+	waits := s.raft.LastIndex() > commit || refuses
+	if s.raft.State() != raft.Leader || term != s.term || commit != s.commit || !waits {
+		s.term, s.commit, s.progress = term, commit, now
+		return 0
+	}
+	if d := now.Sub(s.progress); d >= s.limit {
+		s.progress = now // the next complaint takes as long again
+		return d
+	}
+	return 0
+}
+
+// supervise is a goroutine.
+func (r *Replica) supervise() {
+	s := &supervisor{limit: r.o.DiskTimeout, raft: r.raft.Load()}
+	tick := time.NewTicker(r.o.Heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-r.life.Done():
+			return
+		}
+		if d := s.stuck(time.Now(), r.refuses.Load()); d > 0 {
+			r.log.Error("this leader commits nothing, and steps down", zap.Duration("for", d))
+			r.o.Transport.Mute(3 * r.o.Heartbeat)
+		}
+	}
+}
