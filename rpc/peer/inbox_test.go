@@ -3,6 +3,7 @@ package peer
 import (
 	"errors"
 	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,16 +34,16 @@ func (*sorted) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.Ap
 	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
-// slowLog is a log whose writes hang while hold is not nil.
+// slowLog is a log whose writes take some time.
 type slowLog struct {
 	*raft.InmemStore
-	delay func() time.Duration
+	delay *atomic.Int64
 }
 
 func (s slowLog) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 func (s slowLog) StoreLogs(l []*raft.Log) error {
-	time.Sleep(s.delay())
+	time.Sleep(time.Duration(s.delay.Load()))
 	return s.InmemStore.StoreLogs(l)
 }
 
@@ -57,7 +58,7 @@ type member struct {
 	raft  *raft.Raft
 	trans *sorted
 	logs  *raft.InmemStore
-	delay time.Duration
+	delay atomic.Int64 // of a write to the log
 }
 
 // newMembers runs a cluster of three in a bubble.
@@ -80,7 +81,7 @@ func newMembers(t *testing.T, withInbox bool) []*member {
 		conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = 300*time.Millisecond, 300*time.Millisecond, 150*time.Millisecond
 		conf.CommitTimeout = 5 * time.Millisecond
 		var err error
-		if m.raft, err = raft.NewRaft(conf, noState{}, slowLog{m.logs, func() time.Duration { return m.delay }}, m.logs, raft.NewInmemSnapshotStore(), m.trans); err != nil {
+		if m.raft, err = raft.NewRaft(conf, noState{}, slowLog{m.logs, &m.delay}, m.logs, raft.NewInmemSnapshotStore(), m.trans); err != nil {
 			t.Fatal(err)
 		}
 		if withInbox {
@@ -169,7 +170,7 @@ func TestInbox_Stability(t *testing.T) {
 			term := l.raft.CurrentTerm()
 			for _, m := range all {
 				if m != l {
-					m.delay = 400 * time.Millisecond
+					m.delay.Store(int64(400 * time.Millisecond))
 				}
 			}
 			for range 100 {
