@@ -8,27 +8,33 @@ const pieceSize = 4096
 // pieces leaves no hole.
 type pieces struct{ disk }
 
-// DeleteRange deletes the entries from min to max, which are a prefix or a suffix of the log.
-func (p pieces) DeleteRange(min, max uint64) error {
+// DeleteRange deletes the entries from one index to another, which are a prefix or a suffix of the
+// log.
+func (p pieces) DeleteRange(from, to uint64) error {
+	first, err := p.disk.FirstIndex()
+	if err != nil {
+		return err
+	}
 	last, err := p.disk.LastIndex()
 	if err != nil {
 		return err
 	}
-	if min > max {
+	// When a snapshot has emptied the log, raft deletes from index 0, which no log has.
+	if from = max(from, first); first == 0 || from > to {
 		return nil
 	}
-	suffix := max >= last
-	for max-min >= pieceSize { // more than one piece
+	suffix := to >= last
+	for to-from >= pieceSize { // more than one piece
 		if suffix {
-			err = p.disk.DeleteRange(max-pieceSize+1, max)
-			max -= pieceSize
+			err = p.disk.DeleteRange(to-pieceSize+1, to)
+			to -= pieceSize
 		} else {
-			err = p.disk.DeleteRange(min, min+pieceSize-1)
-			min += pieceSize
+			err = p.disk.DeleteRange(from, from+pieceSize-1)
+			from += pieceSize
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return p.disk.DeleteRange(min, max)
+	return p.disk.DeleteRange(from, to)
 }

@@ -93,7 +93,7 @@ type Replica struct {
 
 // New makes a replica; it does nothing before Start.
 func New(o Options) *Replica {
-	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: newClock(time.Now), fault: make(chan struct{}), ended: make(chan struct{})}
+	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: machineClock(), fault: make(chan struct{}), ended: make(chan struct{})}
 	r.life, r.stop = context.WithCancel(context.Background())
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
 	r.local = flight{run: r.barrier, spawn: r.spawn}

@@ -2,7 +2,9 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -91,21 +93,28 @@ func (r *Replica) changed(f raft.IndexFuture) error {
 
 // HandOver gives leadership to another node, if this one has it; ctx bounds the wait. When it
 // returns without an error this node leads no more, and another one has been told to.
+//
+// It looks at what comes of it, and does not wait for raft's future: a raft whose main goroutine has
+// ended never answers that, and who waits for it would wait for ever.
 func (r *Replica) HandOver(ctx context.Context) error {
-	if !r.Leading() {
+	if !r.Leading() || r.Err() != nil {
 		return nil
 	}
-	done := make(chan error, 1)
-	if !r.spawn(func() { done <- r.wait(r.raft.Load().LeadershipTransfer()) }) {
-		return chaterr.ErrClosed
-	}
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("hand leadership over: %w", err)
+	r.raft.Load().LeadershipTransfer()
+	limit := time.NewTimer(4 * r.o.Heartbeat) // raft gives up after an election timeout
+	defer limit.Stop()
+	tick := time.NewTicker(max(r.o.Heartbeat/50, time.Millisecond))
+	defer tick.Stop()
+	for r.Leading() {
+		select {
+		case <-tick.C:
+		case <-r.fault:
+			return nil
+		case <-limit.C:
+			return errors.New("hand leadership over: no other node took it")
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
+	return nil
 }

@@ -50,11 +50,16 @@ func (r *Replica) supervise() {
 	s := &supervisor{limit: r.o.DiskTimeout, raft: r.raft.Load()}
 	tick := time.NewTicker(r.o.Heartbeat)
 	defer tick.Stop()
+	believed := true
 	for {
 		select {
 		case <-tick.C:
 		case <-r.life.Done():
 			return
+		}
+		if d := r.clock.stepped(); (d == 0) != believed {
+			believed = d == 0
+			r.log.Warn("the wall clock has jumped; until it is right again entries have the time of before", zap.Duration("by", d))
 		}
 		if d := s.stuck(time.Now(), r.refuses.Load()); d > 0 {
 			r.log.Error("this leader commits nothing, and steps down", zap.Duration("for", d))
