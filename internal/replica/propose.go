@@ -157,15 +157,23 @@ func (r *Replica) commit(batch []*proposal, f raft.ApplyFuture) {
 	}
 }
 
-// wait is the error of a future, which may never come once the node has failed: then it is that.
+// wait is the error of a future. It may never come: raft drops what its state machine's goroutine
+// has not taken yet when it ends (fsm.go, runFSM), and everything once its main goroutine has ended.
 func (r *Replica) wait(f raft.Future) error {
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }() // ends with raft, or hangs as long as the disk does
+	r.asked.Add(1)
+	go func() { // ends with the answer; see settle
+		err := f.Error()
+		r.asked.Add(-1)
+		done <- err
+	}()
 	select {
 	case err := <-done:
 		return err
 	case <-r.fault:
 		return r.err
+	case <-r.ended:
+		return chaterr.ErrClosed
 	}
 }
 

@@ -84,7 +84,8 @@ type Replica struct {
 	err   error // why fault was closed; read it only after that
 
 	raft    atomic.Pointer[raft.Raft] // nil before Start
-	ended   chan struct{}             // closed when raft has ended; it ends the guard's watch
+	ended   chan struct{}             // closed by Close when raft has ended
+	asked   atomic.Int64              // futures of raft that have no answer yet
 	refuses atomic.Bool               // raft has refused the last batch though this node leads
 
 	mu     sync.Mutex // guards what follows
@@ -257,10 +258,7 @@ func (r *Replica) Fail(err error) {
 		r.err = fmt.Errorf("%w: %w", chaterr.ErrFault, err)
 		close(r.fault)
 		r.log.Error("the node has failed", zap.Error(err))
-		r.spawn(func() {
-			_ = r.o.Transport.Close() // err says more
-			_ = r.shutdown()
-		})
+		r.spawn(func() { _ = r.shutdown() }) // err says more
 	})
 }
 
@@ -277,16 +275,27 @@ func (r *Replica) Err() error {
 	}
 }
 
-// endTime is how long raft may take to end once the node has failed.
-const endTime = 5 * time.Second
+const (
+	// endTime is how long raft may take to end once the node has failed.
+	endTime = 5 * time.Second
+	// answerTime is how long what is under way may take to be committed before raft ends, and
+	// drainTime how long what is committed may take to be answered.
+	answerTime = time.Second
+	drainTime  = 100 * time.Millisecond
+)
 
 // shutdown ends raft, if it runs, and its transport. raft waits for its goroutines; when one of
 // them hangs in the disk, shutdown leaves it alone.
+//
+// raft does not answer what is committed and not applied when it ends. So nothing is committed any
+// more before that, as the transport is closed, and what is has time to be answered.
 func (r *Replica) shutdown() error {
+	err := r.o.Transport.Close()
 	running := r.raft.Load()
 	if running == nil {
-		return r.o.Transport.Close()
+		return err
 	}
+	r.settle(drainTime)
 	done := make(chan error, 1)
 	go func() { done <- running.Shutdown().Error() }()
 	select {
@@ -302,6 +311,13 @@ func (r *Replica) shutdown() error {
 	}
 }
 
+// settle waits for raft's answers, for a while.
+func (r *Replica) settle(d time.Duration) {
+	for end := time.Now().Add(d); r.asked.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // Close ends raft and waits for all goroutines. The node stays a member of its cluster.
 func (r *Replica) Close() error {
 	r.mu.Lock()
@@ -312,6 +328,9 @@ func (r *Replica) Close() error {
 	r.closed = true
 	r.mu.Unlock()
 	r.stop()
+	if r.Err() == nil {
+		r.settle(answerTime)
+	}
 	err := r.shutdown()
 	close(r.ended)
 	r.queue.close()

@@ -73,6 +73,7 @@ func (s *sim) installed(id string, of entryID) {
 		return
 	}
 	s.fault("%s was sent the snapshot of entry %d %d times", id, of.index, n)
+
 	for _, a := range s.machines { // it would take all the time that there is
 		for _, b := range s.machines {
 			s.net.Refuse(a.addr, b.addr)
