@@ -127,7 +127,9 @@ func (n *Node) wire() {
 	n.calls = peer.NewCalls(n.tunnels)
 	n.replica = replica.New(replica.Options{
 		NodeID: o.NodeID, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: o.Logger,
-		Transport: peer.NewRaft(n.tunnels, o.Advertise, 2*o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft"))),
+		Transport: func() replica.Transport {
+			return peer.NewRaft(n.tunnels, o.Advertise, 2*o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft")))
+		},
 		Heartbeat: o.Heartbeat, ProposeTimeout: o.ProposeTimeout, MaxPending: o.MaxPending, MaxPendingBytes: o.MaxPendingBytes,
 		DiskTimeout: o.DiskTimeout,
 	})

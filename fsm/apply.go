@@ -8,7 +8,6 @@ import (
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/fsm/state"
-	"example.com/chat/internal/chaterr"
 )
 
 // Apply is ApplyBatch for one entry.
@@ -41,7 +40,6 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) (answers []any) {
 
 func (f *FSM) apply(logs []*raft.Log, answers []any) error {
 	b := f.state.NewBatch()
-	var halt error
 	for i, l := range logs {
 		if l.Index <= f.state.Applied() {
 			answers[i] = errors.New("applied before the last restart")
@@ -53,23 +51,20 @@ func (f *FSM) apply(logs []*raft.Log, answers []any) error {
 		}
 		results, err := b.Apply(l.Index, l.Term, l.Data)
 		if err != nil {
-			halt = err
-			break
+			// The batch may hold half of this entry, so what came before is applied anew, alone.
+			return errors.Join(err, b.Close(), f.apply(logs[:i], answers))
 		}
 		answers[i] = results
 	}
-	if halt != nil && !errors.Is(halt, chaterr.ErrUpgradeNeeded) && !errors.Is(halt, chaterr.ErrCorrupt) {
-		return errors.Join(halt, b.Close())
-	}
 	events, err := b.Commit()
 	if err != nil {
-		return errors.Join(halt, err)
+		return err
 	}
 	f.note()
 	if len(events) > 0 {
 		f.o.Publish(events)
 	}
-	return halt
+	return nil
 }
 
 // Results reads an answer of ApplyBatch.

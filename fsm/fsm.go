@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,8 +50,9 @@ type FSM struct {
 	once      sync.Once
 	fault     error // why broken was closed; read it only after that
 
-	mu    sync.Mutex // guards what follows
-	store *store     // nil once closed
+	mu     sync.Mutex // guards what follows
+	store  *store     // nil once closed
+	stores []*store   // it, and those before it that are still read
 }
 
 var (
@@ -64,7 +66,7 @@ var (
 func Open(o Options) (*FSM, error) {
 	f := &FSM{o: o, broken: make(chan struct{})}
 	var err error
-	if f.snapshots, err = openSnapshots(filepath.Join(o.Dir, "snapshots")); err != nil {
+	if f.snapshots, err = openSnapshots(filepath.Join(o.Dir, "snapshots"), o.Logger); err != nil {
 		return nil, err
 	}
 	dir, err := newestStateDir(o.Dir)
@@ -74,18 +76,28 @@ func Open(o Options) (*FSM, error) {
 	if err := f.open(dir); err != nil {
 		return nil, err
 	}
-	newest, ok := f.snapshots.newest()
-	if ok && f.state.Applied() < newest.manifest.AppliedIndex {
-		if err := f.replace(newest.stateDir()); err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
+	if err := f.Install(); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }
 
+// Install goes over to the newest snapshot if the state is behind it. raft must not be running.
+func (f *FSM) Install() error {
+	newest, ok := f.snapshots.newest()
+	if !ok || f.state.Applied() >= newest.manifest.AppliedIndex {
+		return nil
+	}
+	if err := f.replace(newest); err != nil {
+		return err
+	}
+	f.o.Skipped()
+	return nil
+}
+
 // open begins to use the state in dir.
 func (f *FSM) open(dir string) error {
-	s, err := openStore(dir, f.o.Logger, f.fail)
+	s, err := openStore(dir, false, f.o.Logger, f.fail)
 	if err != nil {
 		return err
 	}
@@ -96,6 +108,7 @@ func (f *FSM) open(dir string) error {
 	}
 	f.mu.Lock()
 	f.state, f.store = st, s
+	f.stores = append(slices.DeleteFunc(f.stores, (*store).over), s)
 	f.mu.Unlock()
 	f.note()
 	return nil
@@ -117,15 +130,15 @@ func (f *FSM) ClusterID() string {
 	return ""
 }
 
-// replace goes over to the state in another directory, of which it makes its own copy first.
-func (f *FSM) replace(from string) error {
+// replace goes over to the state in a snapshot, of which it makes its own copy first.
+func (f *FSM) replace(by *snap) error {
 	old := f.store
 	dir := nextStateDir(old.dir)
-	if err := linkState(from, dir, f.o.Logger); err != nil {
-		return errors.Join(fmt.Errorf("install the state in %s: %w", from, err), os.RemoveAll(dir+unfinished))
+	if err := linkState(by, dir, f.o.Logger); err != nil {
+		return errors.Join(fmt.Errorf("install the state in %s: %w", by.stateDir(), err), os.RemoveAll(dir+unfinished))
 	}
 	if err := f.open(dir); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(dir)) // else it would be in the way of the next attempt
 	}
 	old.retire()
 	return nil
@@ -179,28 +192,48 @@ func (f *FSM) fail(err error) {
 	f.o.Fault(err)
 }
 
+// flush writes what is only in memory to tables. Pebble itself would wait for ever on a disk that
+// fails, and tries again without a pause; the first failure is a fault.
+func (f *FSM) flush(s *store) error {
+	done, err := s.db.AsyncFlush()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-f.broken:
+		return f.Err()
+	}
+}
+
 // Close writes what is only in memory, so that the next start need not replay it, and closes the
 // state. It waits for open views. raft must have been shut down.
 func (f *FSM) Close() error {
 	f.mu.Lock()
-	s := f.store
-	f.store = nil
+	s, stores := f.store, f.stores
+	f.store, f.stores = nil, nil
 	f.mu.Unlock()
 	if s == nil {
 		return nil
 	}
+	var err error
+	var late <-chan time.Time // never, unless something has failed
 	if f.Err() == nil {
-		err := s.db.Flush()
-		s.release()
-		<-s.closed
-		return errors.Join(err, s.err)
+		err = f.flush(s)
+	}
+	if f.Err() != nil {
+		late = time.After(closeTimeout)
 	}
 	// A Pebble that has failed may never close: the goroutine that failed may have held its locks.
 	go s.release()
-	select {
-	case <-s.closed:
-		return s.err
-	case <-time.After(closeTimeout):
-		return fmt.Errorf("the state in %s did not close within %v: %w", s.dir, closeTimeout, f.Err())
+	for _, s := range stores {
+		select {
+		case <-s.closed:
+			err = errors.Join(err, s.err)
+		case <-late:
+			return fmt.Errorf("the state in %s did not close within %v: %w", s.dir, closeTimeout, f.Err())
+		}
 	}
+	return err
 }

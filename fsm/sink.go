@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -85,6 +87,10 @@ func (k *sink) unpack(r io.Reader) error {
 		return fmt.Errorf("%w: a snapshot of entry %d of term %d came as that of entry %d of term %d",
 			chaterr.ErrCorrupt, m.Index, m.Term, k.m.Index, k.m.Term)
 	}
+	// Once it is durable, entries are deleted that conflict with it, so it is opened first.
+	if err := check(dir, m, k.s.log); err != nil {
+		return err
+	}
 	m.Configuration, m.ConfigurationIndex = k.m.Configuration, k.m.ConfigurationIndex
 	k.m = m
 	return nil
@@ -104,7 +110,9 @@ func (k *sink) Close() error {
 		return err
 	}
 	k.s.mu.Lock()
-	k.s.list = append(k.s.list, one)
+	// A leader's snapshot may have come while this one was written: the latest is not the newest.
+	at, _ := slices.BinarySearchFunc(k.s.list, one, func(a, b *snap) int { return strings.Compare(a.dir, b.dir) })
+	k.s.list = slices.Insert(k.s.list, at, one)
 	durable := k.s.durable
 	k.s.mu.Unlock()
 	if durable != nil {

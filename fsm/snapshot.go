@@ -38,7 +38,7 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 	if !ok {
 		return errors.Join(fmt.Errorf("a %T cannot hold a checkpoint", sink), sink.Cancel())
 	}
-	err := s.s.db.Flush()
+	err := s.f.flush(s.s)
 	if err == nil {
 		err = c.checkpoint(s.cluster, s.applied, func(dir string) error { return s.s.db.Checkpoint(dir) })
 	}
@@ -71,7 +71,7 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if f.state.Applied() >= r.snap.manifest.AppliedIndex && f.state.ClusterID() == r.snap.manifest.ClusterId {
 		return nil // the leader sent what is here already
 	}
-	if err := f.replace(r.snap.stateDir()); err != nil {
+	if err := f.replace(r.snap); err != nil {
 		return err
 	}
 	f.o.Skipped()

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
 
 	"example.com/chat/fsm/fsmpb"
 )
@@ -23,9 +24,10 @@ const retain = 2
 // It is safe for concurrent use.
 type Snapshots struct {
 	dir string
+	log *zap.Logger
 
 	mu      sync.Mutex // guards what follows
-	list    []*snap    // the newest last
+	list    []*snap    // in the order of their names, which is that of the log: the newest last
 	count   int        // of sinks, for their names
 	durable func(index, term uint64) error
 }
@@ -54,7 +56,7 @@ func (s *snap) meta() *raft.SnapshotMeta {
 
 // openSnapshots lists the snapshots in dir, and removes those that were not finished. A damaged
 // manifest is an error that names it.
-func openSnapshots(dir string) (*Snapshots, error) {
+func openSnapshots(dir string, log *zap.Logger) (*Snapshots, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -62,7 +64,7 @@ func openSnapshots(dir string) (*Snapshots, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshots{dir: dir}
+	s := &Snapshots{dir: dir, log: log}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		if strings.HasSuffix(path, unfinished) {
@@ -160,17 +162,27 @@ func (s *Snapshots) reap() error {
 	s.mu.Unlock()
 	var err error
 	for _, one := range drop {
-		err = errors.Join(err, os.RemoveAll(one.dir))
+		err = errors.Join(err, one.remove())
 	}
 	return err
 }
 
+// remove takes the snapshot's name away first: what a crash leaves of it is unfinished, and not a
+// snapshot without a manifest.
+func (s *snap) remove() error {
+	if err := os.Rename(s.dir, s.dir+unfinished); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(filepath.Dir(s.dir)), os.RemoveAll(s.dir+unfinished))
+}
+
 // snapshotReader sends a snapshot. The stream is made when Read is first called.
 type snapshotReader struct {
-	s    *Snapshots
-	snap *snap
-	once sync.Once
-	pipe *io.PipeReader
+	s      *Snapshots
+	snap   *snap
+	once   sync.Once
+	pipe   *io.PipeReader
+	closed bool
 }
 
 // Read reads the stream.
@@ -195,8 +207,12 @@ func (r *snapshotReader) send(w io.Writer) error {
 	return nil
 }
 
-// Close must not be called while Read is running.
+// Close must not be called while Read is running. A second call does nothing.
 func (r *snapshotReader) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
 	if r.pipe != nil {
 		_ = r.pipe.Close() // never fails
 	}
@@ -205,7 +221,7 @@ func (r *snapshotReader) Close() error {
 	remove := r.snap.dropped && r.snap.readers == 0
 	r.s.mu.Unlock()
 	if remove {
-		return os.RemoveAll(r.snap.dir)
+		return r.snap.remove()
 	}
 	return nil
 }

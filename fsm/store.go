@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
+	"example.com/chat/fsm/fsmpb"
 	"example.com/chat/fsm/state"
 	"example.com/chat/internal/chaterr"
 	"example.com/chat/internal/zaplog"
@@ -40,10 +41,12 @@ type store struct {
 	err     error // of closing
 }
 
-// openStore opens the Pebble in dir, or makes one. fault is called when it cannot go on.
-func openStore(dir string, log *zap.Logger, fault func(error)) (*store, error) {
+// openStore opens the Pebble in dir, or makes one unless it is only to be read. fault is called when
+// it cannot go on.
+func openStore(dir string, readOnly bool, log *zap.Logger, fault func(error)) (*store, error) {
 	opts := &pebble.Options{
 		FS:                 vfs.Default,
+		ReadOnly:           readOnly,
 		DisableWAL:         true, // raft's log is the log
 		FormatMajorVersion: pebble.FormatValueSeparation,
 		MemTableSize:       16 << 20,
@@ -60,7 +63,7 @@ func openStore(dir string, log *zap.Logger, fault func(error)) (*store, error) {
 	}
 	db, err := pebble.Open(dir, opts)
 	if err != nil {
-		if pebble.IsCorruptionError(err) {
+		if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) {
 			err = fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
 		}
 		return nil, fmt.Errorf("open the state in %s: %w", dir, err)
@@ -94,6 +97,16 @@ func (s *store) release() {
 	close(s.closed)
 }
 
+// over reports whether the store is closed.
+func (s *store) over() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // retire makes the last user remove the directory.
 func (s *store) retire() {
 	s.mu.Lock()
@@ -105,20 +118,24 @@ func (s *store) retire() {
 // newestStateDir finds the directory to open, and removes what an interrupted change of stores has
 // left behind.
 func newestStateDir(dir string) (string, error) {
-	names, err := filepath.Glob(filepath.Join(dir, stateDirs+"*"))
+	entries, err := os.ReadDir(dir) // sorted
 	if err != nil {
 		return "", err
 	}
 	newest := ""
-	for _, n := range names { // in order
-		if strings.HasSuffix(n, unfinished) {
-			err = errors.Join(err, os.RemoveAll(n))
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if !strings.HasPrefix(e.Name(), stateDirs) {
+			continue
+		}
+		if strings.HasSuffix(path, unfinished) {
+			err = errors.Join(err, os.RemoveAll(path))
 			continue
 		}
 		if newest != "" {
 			err = errors.Join(err, os.RemoveAll(newest))
 		}
-		newest = n
+		newest = path
 	}
 	if newest == "" {
 		newest = nextStateDir(filepath.Join(dir, stateDirs))
@@ -134,9 +151,10 @@ func nextStateDir(dir string) string {
 	return filepath.Join(parent, fmt.Sprintf(stateDirs+"%08d", n+1))
 }
 
-// linkState makes a state directory of the files in another, and checks that it opens. Pebble
-// never writes to a table again, so those are linked; everything else is copied.
-func linkState(from, to string, log *zap.Logger) error {
+// linkState makes a state directory of the files of a snapshot, and checks it. Pebble never writes
+// to a table again, so those are linked; everything else is copied.
+func linkState(s *snap, to string, log *zap.Logger) error {
+	from := s.stateDir()
 	tmp := to + unfinished
 	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o700)); err != nil {
 		return err
@@ -154,7 +172,7 @@ func linkState(from, to string, log *zap.Logger) error {
 			return err
 		}
 	}
-	if err := errors.Join(try(tmp, log), syncDir(tmp)); err != nil {
+	if err := errors.Join(check(tmp, s.manifest, log), syncDir(tmp)); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, to); err != nil {
@@ -168,14 +186,18 @@ func linkable(name string) bool {
 	return strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".blob")
 }
 
-// try opens a state and closes it again.
-func try(dir string, log *zap.Logger) error {
+// check opens the state in dir and closes it again. It must be what the manifest says.
+func check(dir string, m *fsmpb.Snapshot, log *zap.Logger) error {
 	var found atomic.Pointer[error]
-	s, err := openStore(dir, log, func(err error) { found.CompareAndSwap(nil, &err) })
+	s, err := openStore(dir, true, log, func(err error) { found.CompareAndSwap(nil, &err) })
 	if err != nil {
 		return err
 	}
-	_, err = state.Open(s.db)
+	st, err := state.Open(s.db)
+	if err == nil && (st.Applied() < m.AppliedIndex || m.ClusterId != "" && st.ClusterID() != m.ClusterId) {
+		err = fmt.Errorf("%w: the state of cluster %q up to entry %d, where its manifest promises cluster %q and entry %d",
+			chaterr.ErrCorrupt, st.ClusterID(), st.Applied(), m.ClusterId, m.AppliedIndex)
+	}
 	s.release()
 	if p := found.Load(); p != nil {
 		err = errors.Join(err, *p)

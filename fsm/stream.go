@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,8 +26,11 @@ import (
 const (
 	streamMagic  = "chatsnp1"
 	streamFormat = 1
-	// maxManifest is far more than the names of the files of any state that fits on a disk.
-	maxManifest = 64 << 20
+	// maxManifest is how many bytes a manifest may have: 100,000 files and more, which are terabytes.
+	maxManifest = 4 << 20
+	// maxState is how many bytes the files of a snapshot may have. No disk holds so much; it keeps
+	// sums of sizes from overflowing.
+	maxState = 1 << 50
 )
 
 // manifestHead is the stream up to the files, and also the manifest file on disk.
@@ -33,6 +38,9 @@ func manifestHead(m *fsmpb.Snapshot) ([]byte, error) {
 	text, err := proto.Marshal(m)
 	if err != nil {
 		return nil, err
+	}
+	if len(m.Files) == 0 || len(text) > maxManifest {
+		return nil, fmt.Errorf("%w: a snapshot of %d files and a manifest of %d bytes", chaterr.ErrCorrupt, len(m.Files), len(text))
 	}
 	head := binary.BigEndian.AppendUint32([]byte(streamMagic), uint32(len(text)))
 	sum := sha256.Sum256(text)
@@ -49,9 +57,10 @@ func readManifest(r io.Reader) (*fsmpb.Snapshot, error) {
 	if string(head[:len(streamMagic)]) != streamMagic || size > maxManifest {
 		return nil, fmt.Errorf("%w: not a snapshot", chaterr.ErrCorrupt)
 	}
-	text := make([]byte, size+sha256.Size)
-	if _, err := io.ReadFull(r, text); err != nil {
-		return nil, fmt.Errorf("%w: snapshot without a manifest: %w", chaterr.ErrCorrupt, err)
+	// Memory grows with what arrives, not with what is announced.
+	text, err := io.ReadAll(io.LimitReader(r, int64(size)+sha256.Size))
+	if err != nil || len(text) != int(size)+sha256.Size {
+		return nil, fmt.Errorf("%w: the snapshot ends in its manifest: %w", chaterr.ErrCorrupt, cmp.Or(err, io.ErrUnexpectedEOF))
 	}
 	if sum := sha256.Sum256(text[:size]); string(sum[:]) != string(text[size:]) {
 		return nil, fmt.Errorf("%w: manifest does not match its checksum", chaterr.ErrCorrupt)
@@ -63,12 +72,24 @@ func readManifest(r io.Reader) (*fsmpb.Snapshot, error) {
 	if m.Format != streamFormat {
 		return nil, fmt.Errorf("snapshot of format %d, this binary knows format %d: %w", m.Format, streamFormat, chaterr.ErrUpgradeNeeded)
 	}
+	total := uint64(0)
 	for _, f := range m.Files {
-		if f.Name == "" || filepath.Base(f.Name) != f.Name || f.Name == ".." || f.Name == "." {
-			return nil, fmt.Errorf("%w: manifest names the file %q", chaterr.ErrCorrupt, f.Name)
+		if !plainName(f.Name) || f.Size > maxState-total {
+			return nil, fmt.Errorf("%w: manifest names the file %q of %d bytes", chaterr.ErrCorrupt, f.Name, f.Size)
 		}
+		total += f.Size
 	}
 	return m, nil
+}
+
+// plainName reports whether a file's name is made of what Pebble's names are made of, in which
+// nothing leads out of a directory on any system.
+func plainName(name string) bool {
+	odd := func(r rune) bool {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+		return !letter && r != '.' && r != '-' && r != '_'
+	}
+	return name != "" && len(name) <= 255 && name[0] != '.' && !strings.ContainsFunc(name, odd)
 }
 
 // streamSize is how long the stream is.
@@ -144,11 +165,13 @@ func receive(r io.Reader, dir string) (*fsmpb.Snapshot, error) {
 		return nil, err
 	}
 	for _, f := range m.Files {
-		if err := receiveFile(r, filepath.Join(dir, f.Name), f.Size); err != nil {
+		if err := receiveFile(r, filepath.Join(dir, f.Name), f.Size); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, fmt.Errorf("%w: the snapshot ends early: %w", chaterr.ErrCorrupt, err)
+		} else if err != nil {
 			return nil, err
 		}
 	}
-	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != io.EOF {
 		return nil, fmt.Errorf("%w: bytes behind the end of the snapshot", chaterr.ErrCorrupt)
 	}
 	return m, syncDir(dir)

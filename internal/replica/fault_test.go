@@ -108,14 +108,14 @@ func (s *sim) lateTimeoutNow(m, leader *machine, load *load) {
 	if l == nil {
 		return
 	}
-	n.transport.lost.Store(&id)
+	n.transport.Load().lost.Store(&id)
 	for _, o := range s.machines {
 		if o != leader && o != m {
 			s.net.CutOneWay(leader.addr, o.addr)
 		}
 	}
 	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.id), Addr: []byte(leader.addr)}}
-	_ = l.transport.TimeoutNow(raft.ServerID(m.id), raft.ServerAddress(m.addr), req, new(raft.TimeoutNowResponse)) // it may be cut off
+	_ = l.transport.Load().TimeoutNow(raft.ServerID(m.id), raft.ServerAddress(m.addr), req, new(raft.TimeoutNowResponse)) // it may be cut off
 	for range 40 {
 		s.crowd(leader, load, 1)
 		time.Sleep(3 * time.Millisecond)
@@ -123,7 +123,7 @@ func (s *sim) lateTimeoutNow(m, leader *machine, load *load) {
 	for _, o := range s.machines {
 		s.net.Heal(leader.addr, o.addr)
 	}
-	n.transport.lost.Store(nil)
+	n.transport.Load().lost.Store(nil)
 }
 
 // conflict cuts one off with entries that nobody else has, while the others go on, take snapshots

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"errors"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -11,13 +12,19 @@ import (
 //
 // A follower whose log conflicts with a snapshot installs it for ever, for it cannot show that it
 // has the snapshot's entry (hashicorp/raft#697): the floor answers for that entry. And the entries
-// that conflict stay in raft's log below the snapshot, from where the node, once it leads, sends
-// them to a follower that lags, which applies what was never committed: the floor deletes them
-// (step 7 of InstallSnapshot in figure 13 of the raft paper, of which #697 speaks for the one entry
-// only). One without the other is not enough.
+// that conflict stay in raft's log, from where the node, once it leads, sends them to a follower
+// that lags, which applies what was never committed: the floor deletes them all (step 7 of
+// InstallSnapshot in figure 13 of the raft paper, of which #697 speaks for the one entry only).
+//
+// What is left of them is raft's memory of its last entry. It goes on answering with an entry that
+// is gone, of a lower term than the snapshot's: it votes for a candidate without the snapshot's
+// entry, which is committed; and when the two have one index, it never accepts what follows the
+// snapshot. Nothing but a new start makes it read the log again, so restart is asked for one, and
+// raft's main goroutine ends here, before it answers the leader.
 type floor struct {
 	raft.LogStore
-	entry atomic.Pointer[entryID] // nil before the first snapshot
+	entry   atomic.Pointer[entryID] // nil before the first snapshot
+	restart func()                  // must not wait; nil while raft does not run
 }
 
 type entryID struct{ index, term uint64 }
@@ -40,8 +47,7 @@ func (f *floor) GetLog(index uint64, l *raft.Log) error {
 	return err
 }
 
-// raise is called when a snapshot up to (index, term) is durable, and at every start. Entries above
-// it stay: raft counts on them until the next AppendEntries.
+// raise is called when a snapshot up to (index, term) is durable, and at every start.
 func (f *floor) raise(index, term uint64) error {
 	if at := f.entry.Load(); at != nil && at.index >= index {
 		return nil
@@ -51,17 +57,23 @@ func (f *floor) raise(index, term uint64) error {
 	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
 		return err
 	}
-	if err != nil || l.Term != term {
-		if err := f.discard(index); err != nil {
+	conflict := err == nil && l.Term != term
+	if err != nil || conflict {
+		if err := f.discard(index, conflict); err != nil {
 			return err
 		}
 	}
 	f.entry.Store(&entryID{index, term})
+	if conflict && f.restart != nil {
+		f.restart()
+		runtime.Goexit()
+	}
 	return nil
 }
 
-// discard deletes all entries up to an index.
-func (f *floor) discard(index uint64) error {
+// discard deletes all entries up to an index, or all there are: what stands behind an entry that
+// conflicts does so too.
+func (f *floor) discard(index uint64, all bool) error {
 	first, err := f.LogStore.FirstIndex()
 	if err != nil {
 		return err
@@ -70,5 +82,8 @@ func (f *floor) discard(index uint64) error {
 	if err != nil || first == 0 || first > index {
 		return err
 	}
-	return f.LogStore.DeleteRange(first, min(index, last))
+	if !all {
+		last = min(last, index)
+	}
+	return f.LogStore.DeleteRange(first, last)
 }

@@ -20,7 +20,7 @@ import (
 	"example.com/chat/internal/zaplog"
 )
 
-// Transport carries raft's messages.
+// Transport carries raft's messages. raft closes it when it ends.
 type Transport interface {
 	raft.Transport
 	raft.WithPreVote
@@ -42,8 +42,10 @@ type Options struct {
 	NodeID string
 	Dir    *Dir
 	// FSM is opened by the caller, in Dir.StateDir, and closed by it after the Replica.
-	FSM       *fsm.FSM
-	Transport Transport
+	FSM *fsm.FSM
+	// Transport makes a transport, when raft starts and each time that it is started anew; the one
+	// before is closed then.
+	Transport func() Transport
 	Leader    Leader
 	Logger    *zap.Logger
 	// Heartbeat is how long a follower waits for the leader, and then for its election; the leader's
@@ -65,8 +67,8 @@ type Options struct {
 }
 
 // Replica is one node's raft. It is safe for concurrent use. Its goroutines are: batches (joins
-// commands into entries), leads (does what a new leader has to), supervise, the guard's watch, one for each
-// batch under way and for each read under way, and raft's own. They are gone when Close returns,
+// commands into entries), leads (does what a new leader has to), restarts, supervise, the guard's
+// watch, one for each batch under way and for each read under way, and raft's own. They are gone when Close returns,
 // but for one that hangs in a call of the disk.
 type Replica struct {
 	o     Options
@@ -83,18 +85,30 @@ type Replica struct {
 	once  sync.Once
 	err   error // why fault was closed; read it only after that
 
-	raft    atomic.Pointer[raft.Raft] // nil before Start
-	ended   chan struct{}             // closed by Close when raft has ended
-	asked   atomic.Int64              // futures of raft that have no answer yet
-	refuses atomic.Bool               // raft has refused the last batch though this node leads
+	config  *raft.Config           // set by Start
+	store   *store                 // set by Start
+	raft    atomic.Pointer[engine] // nil before Start
+	turn    chan struct{}          // whoever starts or ends raft has put something in
+	again   chan struct{}          // one slot: raft is to be started anew
+	ended   chan struct{}          // closed by Close when raft has ended
+	asked   atomic.Int64           // futures of raft that have no answer yet
+	refuses atomic.Bool            // raft has refused the last batch though this node leads
 
 	mu     sync.Mutex // guards what follows
 	closed bool
 }
 
+// engine is one run of raft.
+type engine struct {
+	*raft.Raft
+	transport Transport
+	gone      chan struct{} // closed when another one takes over
+}
+
 // New makes a replica; it does nothing before Start.
 func New(o Options) *Replica {
-	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: machineClock(), fault: make(chan struct{}), ended: make(chan struct{})}
+	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: machineClock(), fault: make(chan struct{})}
+	r.turn, r.again, r.ended = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
 	r.life, r.stop = context.WithCancel(context.Background())
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
 	r.local = flight{run: r.barrier, spawn: r.spawn}
@@ -123,14 +137,19 @@ func (r *Replica) Start() error {
 	if r.o.KeepEntries > 0 {
 		c.TrailingLogs = r.o.KeepEntries
 	}
-	if err := r.run(c); err != nil {
+	r.config = c
+	err := r.open()
+	if err == nil {
+		err = r.launch()
+	}
+	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	if err := r.Bootstrap(); err != nil {
 		return err
 	}
 	r.spawn(r.batches)
-	r.spawn(r.leads)
+	r.spawn(r.restarts)
 	r.spawn(r.supervise)
 	return nil
 }
@@ -146,46 +165,101 @@ func (r *Replica) spawn(f func()) bool {
 	return true
 }
 
-// run opens the store and makes raft run on it. raft.NewRaft panics on some kinds of damage, and a
-// store that fails ends the goroutine that called it, so it has one of its own here.
-func (r *Replica) run(c *raft.Config) error {
+// open opens the store.
+func (r *Replica) open() (err error) {
 	open := r.o.open
 	if open == nil {
 		open = newStore
 	}
-	s, err := open(r.o.Dir.log, r.o.DiskTimeout, r.Fail)
-	if err != nil {
+	if r.store, err = open(r.o.Dir.log, r.o.DiskTimeout, r.Fail); err != nil {
 		return err
 	}
-	if !r.spawn(func() { s.guard.watch(r.ended) }) {
+	if !r.spawn(func() { r.store.guard.watch(r.ended) }) {
 		return chaterr.ErrClosed
 	}
-	snapshots := r.o.FSM.Snapshots()
-	done := make(chan struct{})
+	return nil
+}
+
+// launch runs raft on the store. raft.NewRaft panics on some kinds of damage, and a store that
+// fails ends the goroutine that called it, so it has one of its own here.
+func (r *Replica) launch() error {
+	e := &engine{transport: r.o.Transport(), gone: make(chan struct{})}
+	done := make(chan error, 1)
 	go func() {
-		defer close(done)
+		err := errors.New("raft did not start")
 		defer func() {
 			if p := recover(); p != nil {
 				err = fmt.Errorf("%w: %v", chaterr.ErrCorrupt, p)
 			}
+			done <- err
 		}()
+		snapshots, floor := r.o.FSM.Snapshots(), r.store.logs
+		floor.restart = nil // raft has not read the log yet
 		if newest, ok := snapshots.Newest(); ok {
-			if err = s.logs.raise(newest.Index, newest.Term); err != nil {
+			if err = floor.raise(newest.Index, newest.Term); err != nil {
 				return
 			}
 		}
-		snapshots.OnDurable(s.logs.raise)
-		running, startErr := raft.NewRaft(c, r.o.FSM, s.logs, s.stable, snapshots, r.o.Transport)
-		if err = startErr; err == nil {
-			r.raft.Store(running)
-			r.o.Transport.Bind(running)
-		}
+		floor.restart = r.startAnew
+		snapshots.OnDurable(floor.raise)
+		e.Raft, err = raft.NewRaft(r.config, r.o.FSM, floor, r.store.stable, snapshots, e.transport)
 	}()
-	<-done
-	if err == nil && r.raft.Load() == nil {
-		err = r.Err()
+	select {
+	case err := <-done:
+		if r.Err() != nil {
+			err = r.Err()
+		}
+		if err != nil {
+			return errors.Join(err, e.transport.Close())
+		}
+	case <-r.fault:
+		return errors.Join(r.err, e.transport.Close())
 	}
-	return err
+	r.raft.Store(e)
+	e.transport.Bind(e.Raft)
+	r.spawn(func() { r.leads(e) })
+	return nil
+}
+
+// startAnew asks for restarts' work. It does not wait.
+func (r *Replica) startAnew() {
+	select {
+	case r.again <- struct{}{}:
+	default:
+	}
+}
+
+// restarts is a goroutine that ends raft and starts it again, in this process, when what it has in
+// memory does not fit what is on the disk; see floor.
+func (r *Replica) restarts() {
+	for {
+		select {
+		case <-r.again:
+		case <-r.life.Done():
+			return
+		}
+		if err := r.relaunch(); err != nil {
+			r.Fail(fmt.Errorf("start raft anew: %w", err))
+		}
+	}
+}
+
+func (r *Replica) relaunch() error {
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	if r.life.Err() != nil || r.Err() != nil {
+		return nil
+	}
+	r.log.Info("the log conflicts with a snapshot, and raft starts anew from that")
+	old := r.raft.Load()
+	close(old.gone)
+	if err := r.end(old); err != nil {
+		return err
+	}
+	if err := r.o.FSM.Install(); err != nil {
+		return err
+	}
+	return r.launch()
 }
 
 // Bootstrap begins the cluster that Dir has adopted, with the servers that stand there. Every one of
@@ -208,12 +282,14 @@ func (r *Replica) Bootstrap() error {
 }
 
 // leads does what a new leader has to do first: the first command of a cluster gives it its id.
-func (r *Replica) leads() {
+func (r *Replica) leads(e *engine) {
 	for {
 		select {
 		case <-r.life.Done():
 			return
-		case leading := <-r.raft.Load().LeaderCh():
+		case <-e.gone:
+			return
+		case leading := <-e.LeaderCh():
 			if !leading {
 				continue
 			}
@@ -226,6 +302,8 @@ func (r *Replica) leads() {
 			r.log.Warn("cannot begin to lead", zap.Error(err))
 			select {
 			case <-time.After(r.o.Heartbeat):
+			case <-e.gone:
+				return
 			case <-r.life.Done():
 			}
 		}
@@ -284,28 +362,34 @@ const (
 	drainTime  = 100 * time.Millisecond
 )
 
-// shutdown ends raft, if it runs, and its transport. raft waits for its goroutines; when one of
-// them hangs in the disk, shutdown leaves it alone.
+// shutdown ends raft, if it runs.
+func (r *Replica) shutdown() error {
+	r.turn <- struct{}{}
+	defer func() { <-r.turn }()
+	if e := r.raft.Load(); e != nil {
+		return r.end(e)
+	}
+	return nil
+}
+
+// end ends raft and its transport. raft waits for its goroutines; when one of them hangs in the
+// disk, end leaves it alone.
 //
 // raft does not answer what is committed and not applied when it ends. So nothing is committed any
 // more before that, as the transport is closed, and what is has time to be answered.
-func (r *Replica) shutdown() error {
-	err := r.o.Transport.Close()
-	running := r.raft.Load()
-	if running == nil {
-		return err
-	}
+func (r *Replica) end(e *engine) error {
+	err := e.transport.Close()
 	r.settle(drainTime)
 	done := make(chan error, 1)
-	go func() { done <- running.Shutdown().Error() }()
+	go func() { done <- e.Shutdown().Error() }()
 	select {
-	case err := <-done:
-		return err
+	case ended := <-done:
+		return errors.Join(err, ended)
 	case <-r.fault:
 	}
 	select {
-	case err := <-done:
-		return err
+	case ended := <-done:
+		return errors.Join(err, ended)
 	case <-time.After(endTime):
 		return fmt.Errorf("raft has not ended within %v: %w", endTime, r.err)
 	}

@@ -119,7 +119,7 @@ type running struct {
 	tunnels   *peer.Tunnels
 	calls     *peer.Calls
 	server    *grpc.Server
-	transport *lossy
+	transport atomic.Pointer[lossy]
 	replica   *Replica
 }
 
@@ -342,9 +342,13 @@ func (m *machine) start() {
 	})
 	n.calls = peer.NewCalls(n.tunnels)
 	const heartbeat = 300 * time.Millisecond
-	n.transport = &lossy{Raft: peer.NewRaft(n.tunnels, m.addr, 2*heartbeat, hclog.NewNullLogger()), s: m.s}
+	transport := func() Transport {
+		l := &lossy{Raft: peer.NewRaft(n.tunnels, m.addr, 2*heartbeat, hclog.NewNullLogger()), s: m.s}
+		n.transport.Store(l)
+		return l
+	}
 	n.replica = New(Options{
-		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: zap.NewNop(), Transport: n.transport,
+		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: zap.NewNop(), Transport: transport,
 		Heartbeat: heartbeat, ProposeTimeout: 5 * time.Second, MaxPending: 1000, MaxPendingBytes: 1 << 20,
 		DiskTimeout: 2 * time.Second, SnapshotEvery: 20, KeepEntries: 1, open: m.open,
 	})

@@ -238,7 +238,7 @@ func TestFloor(t *testing.T) {
 		first, last uint64 // what is left
 	}{
 		"the entry is there":     {entries(1, 20, 3, "x"), 15, 3, 1, 20},
-		"another entry is there": {entries(1, 20, 2, "stale"), 15, 3, 16, 20},
+		"another entry is there": {entries(1, 20, 2, "stale"), 15, 3, 0, 0},
 		"the log is shorter":     {entries(1, 10, 2, "stale"), 15, 3, 0, 0},
 		"the log is compacted":   {entries(16, 20, 3, "x"), 15, 3, 16, 20},
 		"the log is empty":       {nil, 15, 3, 0, 0},

@@ -47,7 +47,7 @@ func (s *supervisor) stuck(now time.Time, refuses bool) time.Duration {
 
 // supervise is a goroutine.
 func (r *Replica) supervise() {
-	s := &supervisor{limit: r.o.DiskTimeout, raft: r.raft.Load()}
+	s := &supervisor{limit: r.o.DiskTimeout}
 	tick := time.NewTicker(r.o.Heartbeat)
 	defer tick.Stop()
 	believed := true
@@ -61,9 +61,11 @@ func (r *Replica) supervise() {
 			believed = d == 0
 			r.log.Warn("the wall clock has jumped; until it is right again entries have the time of before", zap.Duration("by", d))
 		}
+		e := r.raft.Load()
+		s.raft = e
 		if d := s.stuck(time.Now(), r.refuses.Load()); d > 0 {
 			r.log.Error("this leader commits nothing, and steps down", zap.Duration("for", d))
-			r.o.Transport.Mute(3 * r.o.Heartbeat)
+			e.transport.Mute(3 * r.o.Heartbeat)
 		}
 	}
 }
