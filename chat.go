@@ -132,6 +132,8 @@ func (n *Node) wire() {
 		},
 		Heartbeat: o.Heartbeat, ProposeTimeout: o.ProposeTimeout, MaxPending: o.MaxPending, MaxPendingBytes: o.MaxPendingBytes,
 		DiskTimeout: o.DiskTimeout,
+		// A store that has failed may try again without a pause, until it is closed.
+		Failed: func() { _ = n.fsm.Close() },
 	})
 	book := membership.NewBook()
 	n.membership = membership.New(membership.Options{

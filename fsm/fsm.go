@@ -132,6 +132,9 @@ func (f *FSM) ClusterID() string {
 
 // replace goes over to the state in a snapshot, of which it makes its own copy first.
 func (f *FSM) replace(by *snap) error {
+	if is, of := f.ClusterID(), by.manifest.ClusterId; is != "" && of != is {
+		return fmt.Errorf("a snapshot of cluster %q for the state of cluster %q: %w", of, is, chaterr.ErrOtherCluster)
+	}
 	old := f.store
 	dir := nextStateDir(old.dir)
 	if err := linkState(by, dir, f.o.Logger); err != nil {

@@ -1,12 +1,14 @@
 package fsm
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"testing"
 
 	"github.com/hashicorp/raft"
 
+	"example.com/chat/fsm/fsmpb"
 	"example.com/chat/internal/chaterr"
 )
 
@@ -277,5 +279,18 @@ func TestRestore_AfterFault(t *testing.T) {
 	defer r.Close()
 	if err := m.Restore(r); !errors.Is(err, chaterr.ErrFault) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestRestore_OtherCluster: the state of one cluster is not replaced by that of another.
+func TestRestore_OtherCluster(t *testing.T) {
+	m := newMachine(t)
+	m.apply(makeLog(t, 10), 10)
+	before := dump(t, m.FSM)
+	if err := m.replace(&snap{manifest: &fsmpb.Snapshot{ClusterId: "d", AppliedIndex: 100}}); !errors.Is(err, chaterr.ErrOtherCluster) {
+		t.Errorf("got %v", err)
+	}
+	if !bytes.Equal(dump(t, m.FSM), before) {
+		t.Error("the state has changed")
 	}
 }

@@ -37,10 +37,10 @@ func (s *State) NewBatch() *Batch {
 
 // Apply carries out the commands of one entry and returns a result for each.
 //
-// An error means that the entry cannot be applied here. With chaterr.ErrUpgradeNeeded, a newer
-// version wrote it, and with chaterr.ErrCorrupt it is damaged: then the entry has left no trace,
-// and what was applied before it may be committed. Any other error is a failure of the store, and
-// the batch is worthless. After an error nothing more may be applied.
+// An error means that the entry cannot be applied here: with chaterr.ErrUpgradeNeeded, a newer
+// version wrote it; with chaterr.ErrCorrupt, it or a record that it reads is damaged; any other one
+// is a failure of the store. After an error the batch is to be closed, for it may hold half of the
+// entry.
 func (b *Batch) Apply(index, term uint64, data []byte) ([]*Result, error) {
 	steps, timeMS, err := b.decode(index, data)
 	if err != nil {
@@ -158,6 +158,7 @@ func (b *Batch) forget() error {
 	if cutoff < b.meta.ForgottenMs+forgetEvery.Milliseconds() {
 		return nil
 	}
+	from := b.meta.ForgottenMs // not the first operation: ranges that nest cost with their square
 	b.meta.ForgottenMs = cutoff
-	return b.b.DeleteRange([]byte{keyOperation}, operationKey(firstULID(cutoff), 0), nil)
+	return b.b.DeleteRange(operationKey(firstULID(from), 0), operationKey(firstULID(cutoff), 0), nil)
 }

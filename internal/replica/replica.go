@@ -55,6 +55,8 @@ type Options struct {
 	ProposeTimeout time.Duration
 	// MaxPending commands, and MaxPendingBytes of them, wait or are under way; more are refused.
 	MaxPending, MaxPendingBytes int
+	// Failed is called once, after a fault, when raft has ended: what it used may be closed.
+	Failed func()
 	// DiskTimeout is how long one call of the disk may take before the node is given up.
 	DiskTimeout time.Duration
 	// SnapshotEvery is how many entries make a snapshot worth while, and KeepEntries how many stay in
@@ -336,7 +338,10 @@ func (r *Replica) Fail(err error) {
 		r.err = fmt.Errorf("%w: %w", chaterr.ErrFault, err)
 		close(r.fault)
 		r.log.Error("the node has failed", zap.Error(err))
-		r.spawn(func() { _ = r.shutdown() }) // err says more
+		r.spawn(func() {
+			_ = r.shutdown() // err says more
+			r.o.Failed()
+		})
 	})
 }
 

@@ -351,6 +351,7 @@ func (m *machine) start() {
 		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: zap.NewNop(), Transport: transport,
 		Heartbeat: heartbeat, ProposeTimeout: 5 * time.Second, MaxPending: 1000, MaxPendingBytes: 1 << 20,
 		DiskTimeout: 2 * time.Second, SnapshotEvery: 20, KeepEntries: 1, open: m.open,
+		Failed: func() { _ = n.fsm.Close() },
 	})
 	n.server = grpc.NewServer()
 	n.tunnels.Register(n.server)
@@ -635,23 +636,30 @@ func (s *sim) converge() {
 			m.start()
 		}
 	}
-	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		applied, leads := map[uint64]bool{}, false
-		for _, m := range s.machines {
-			n := m.up()
-			applied[n.replica.Applied()] = true
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			leads = n.replica.Linearizable(ctx) == nil || leads
-			cancel()
-		}
-		if len(applied) == 1 && leads || s.broken() {
-			return
-		}
+	for start := time.Now(); !s.settled() && !s.broken(); time.Sleep(20 * time.Millisecond) {
 		if time.Since(start) > 2*time.Minute {
-			s.fault("two minutes after everything was healed the nodes have applied up to %v", applied)
-			return
+			s.fault("two minutes after everything was healed the nodes have not applied the same")
 		}
 	}
+}
+
+// settled reports whether a leader has applied all there is, and the others as much.
+func (s *sim) settled() bool {
+	l := s.leader()
+	if l == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if l.up().replica.Linearizable(ctx) != nil {
+		return false
+	}
+	for _, m := range s.machines {
+		if m.up().replica.Applied() != l.up().replica.Applied() {
+			return false
+		}
+	}
+	return true
 }
 
 // equal ends all nodes and compares what they have on disk, down to the last byte.
