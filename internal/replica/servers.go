@@ -91,17 +91,32 @@ func (r *Replica) changed(f raft.IndexFuture) error {
 	return err
 }
 
-// HandOver gives leadership to another node, if this one has it; ctx bounds the wait. When it
-// returns without an error this node leads no more, and another one has been told to.
+// HandOver gives leadership to another voter, if this node has it: to the first one that takes it.
+// ctx bounds the wait. When it returns without an error this node leads no more.
 //
 // It looks at what comes of it, and does not wait for raft's future: a raft whose main goroutine has
 // ended never answers that, and who waits for it would wait for ever.
 func (r *Replica) HandOver(ctx context.Context) error {
-	if !r.Leading() || r.Err() != nil {
-		return nil
+	servers, _, err := r.Servers()
+	if err != nil || !r.Leading() || r.Err() != nil {
+		return err
 	}
-	r.raft.Load().LeadershipTransfer()
-	limit := time.NewTimer(4 * r.o.Heartbeat) // raft gives up after an election timeout
+	for _, s := range servers {
+		if !s.Voter || s.ID == r.o.NodeID {
+			continue
+		}
+		r.raft.Load().LeadershipTransferToServer(raft.ServerID(s.ID), raft.ServerAddress(s.Address))
+		if err := r.resigned(ctx); err != nil || !r.Leading() {
+			return err
+		}
+	}
+	return errors.New("hand leadership over: no other node took it")
+}
+
+// resigned waits until this node leads no more, as long as a transfer may take: raft gives up after
+// an election timeout, and refuses another one until then.
+func (r *Replica) resigned(ctx context.Context) error {
+	limit := time.NewTimer(3 * r.o.Heartbeat / 2)
 	defer limit.Stop()
 	tick := time.NewTicker(max(r.o.Heartbeat/50, time.Millisecond))
 	defer tick.Stop()
@@ -111,7 +126,7 @@ func (r *Replica) HandOver(ctx context.Context) error {
 		case <-r.fault:
 			return nil
 		case <-limit.C:
-			return errors.New("hand leadership over: no other node took it")
+			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -1,0 +1,241 @@
+package chat_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/chat"
+	"example.com/chat/internal/clustertest"
+	"example.com/chat/rpc/client"
+)
+
+// chats sends a message through each of some nodes, and sees it at each of all.
+func chats(t *testing.T, c *clustertest.Cluster, user *client.Client, nodes ...*clustertest.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		text := fmt.Sprintf("by %s at %v", n.Name, time.Now().UnixNano())
+		if err := user.Prefer(n.Addr); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := user.Send(t.Context(), client.ToUser("bob"), client.Draft{Text: text}); err != nil {
+			t.Fatalf("through %s: %v\n%s", n.Name, err, c)
+		}
+		for m, err := range user.History(t.Context(), client.ToUser("bob"), client.Query{Limit: 1}) {
+			if err != nil || m.Text != text {
+				t.Fatalf("at %s: got %q, %v", n.Name, m.Text, err)
+			}
+		}
+	}
+}
+
+// TestMembership_FormsOnce: the nodes that form a cluster start in any order, far apart, and one of
+// them cut off at first: there is one cluster, and none before all of them have met.
+func TestMembership_FormsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 2, func(_ int, o *chat.Options) { o.BootstrapExpect = 3 })
+		time.Sleep(10 * time.Minute)
+		for _, n := range c.Nodes {
+			if s := n.Status(); s.ClusterID != "" || s.Ready || !strings.Contains(s.Detail, "2 of the 3 nodes") {
+				t.Errorf("%s, one short: %+v", n.Name, s)
+			}
+		}
+		third := c.Add(func(o *chat.Options) {
+			o.BootstrapExpect = 3
+			for _, n := range c.Nodes {
+				c.Net.Cut("n3.sim:8443", n.Addr)
+			}
+		})
+		time.Sleep(time.Minute)
+		if s := third.Status(); s.ClusterID != "" {
+			t.Errorf("alone: %+v", s)
+		}
+		c.Net.HealAll()
+		c.Ready()
+		for _, n := range c.Nodes {
+			if s := n.Status(); s.ClusterID == "" || s.ClusterID != c.Nodes[0].Status().ClusterID || len(s.Servers) != 3 {
+				t.Errorf("%s: %+v", n.Name, s)
+			}
+		}
+	})
+}
+
+// TestMembership_JoinsOnly: a node that is told to join never goes on alone, and joins once somebody
+// is there.
+func TestMembership_JoinsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 0, nil)
+		joiner := c.Add(func(o *chat.Options) { o.NodeID, o.Seeds = "joiner", []string{"n2.sim:8443"} })
+		time.Sleep(time.Hour)
+		if s := joiner.Status(); s.ClusterID != "" || s.Role.String() != "outside" || s.Detail == "" {
+			t.Errorf("after an hour: %+v", s)
+		}
+		c.Add(func(o *chat.Options) { o.BootstrapExpect, o.Seeds = 1, nil })
+		c.Ready()
+		c.Until("the newcomer votes", func() bool {
+			s := joiner.Status().Servers
+			return len(s) == 2 && s[0].Voter && s[1].Voter
+		})
+	})
+}
+
+// TestMembership_Grows: newcomers vote when they have caught up; of five, two may be lost; a sixth
+// follows, and serves.
+func TestMembership_Grows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 3, nil)
+		c.Ready()
+		bob := c.Login("bob")
+		alice := c.Login("alice")
+		chats(t, c, alice, c.Nodes...)
+		for range 3 {
+			c.Add(nil)
+			c.Ready()
+		}
+		voters := func() (n int) {
+			for _, s := range c.Leader().Status().Servers {
+				if s.Voter {
+					n++
+				}
+			}
+			return n
+		}
+		c.Until("five vote", func() bool { return voters() == 5 })
+		time.Sleep(10 * time.Second)
+		if n := voters(); n != 5 {
+			t.Errorf("%d vote", n)
+		}
+		chats(t, c, alice, c.Nodes[5])
+		var follower *clustertest.Node
+		for _, s := range c.Leader().Status().Servers {
+			if !s.Voter {
+				follower = c.Nodes[s.ID[1]-'1']
+			}
+		}
+		lost := 0
+		for _, n := range c.Nodes {
+			if n != follower && lost < 2 {
+				n.Kill()
+				lost++
+			}
+		}
+		chats(t, c, alice, follower)
+		time.Sleep(3 * time.Minute) // gossip has long buried them
+		if s := c.Leader().Status().Servers; len(s) != 6 {
+			t.Errorf("a dead member was taken out: %v", s)
+		}
+		events, err := bob.Subscribe(t.Context(), client.SubscribeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := alice.Send(t.Context(), client.ToUser("bob"), client.Draft{Text: "live"}); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := events.Next(t.Context()); err != nil || e.Message.Text != "live" {
+			t.Errorf("got %+v, %v", e, err)
+		}
+	})
+}
+
+// TestMembership_Wiped: a node that has lost its disk comes back under its name, without a vote until
+// it has caught up, and nothing is lost. With a second node away it must not have made a majority.
+func TestMembership_Wiped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 3, nil)
+		c.Ready()
+		c.Login("bob")
+		alice := c.Login("alice")
+		chats(t, c, alice, c.Nodes...)
+		wiped := c.Others(c.Leader())[0]
+		wiped.Kill()
+		if err := os.RemoveAll(wiped.Options.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		other := c.Others(wiped)[0]
+		other.Kill()
+		wiped.Start()
+		time.Sleep(time.Minute)
+		if s := wiped.Status(); s.Ready || s.Applied > 0 {
+			t.Errorf("one of two is left and one knows nothing: %+v", s)
+		}
+		other.Start()
+		c.Ready()
+		c.Until("it votes again", func() bool {
+			for _, s := range c.Leader().Status().Servers {
+				if s.ID == wiped.Name {
+					return s.Voter
+				}
+			}
+			return false
+		})
+		c.Converged()
+		chats(t, c, alice, c.Nodes...)
+	})
+}
+
+// TestMembership_AllAtOnce: all nodes go down and start again: the same cluster, with everything in it.
+func TestMembership_AllAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 3, nil)
+		c.Ready()
+		id := c.Nodes[0].Status().ClusterID
+		c.Login("bob")
+		alice := c.Login("alice")
+		chats(t, c, alice, c.Nodes...)
+		c.Leader().Stop() // hands over
+		for _, n := range c.Nodes {
+			if n.Node != nil {
+				n.Kill()
+			}
+		}
+		for _, n := range c.Nodes {
+			n.Start()
+		}
+		c.Ready()
+		if got := c.Nodes[2].Status().ClusterID; got != id {
+			t.Errorf("the cluster is %q, was %q", got, id)
+		}
+		n := 0
+		for m, err := range alice.History(t.Context(), client.ToUser("bob"), client.Query{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += min(1, len(m.Text))
+		}
+		if n != 3 {
+			t.Errorf("%d messages are left", n)
+		}
+	})
+}
+
+// TestMembership_Strangers: nodes of another name, or with another secret, do not mix, though they
+// know each other's addresses.
+func TestMembership_Strangers(t *testing.T) {
+	for name, change := range map[string]func(*chat.Options){
+		"another secret": func(o *chat.Options) { o.ClusterSecret = []byte(strings.Repeat("x", 32)) },
+		"another name":   func(o *chat.Options) { o.ClusterName = "other" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := clustertest.New(t, 3, nil)
+				c.Ready()
+				stranger := c.Add(change)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := stranger.Ready(ctx); err == nil {
+					t.Error("it was taken in")
+				}
+				if s := stranger.Status(); s.ClusterID != "" || s.Detail == "" {
+					t.Errorf("got %+v", s)
+				}
+				if s := c.Leader(stranger).Status(); len(s.Servers) != 3 {
+					t.Errorf("got %+v", s.Servers)
+				}
+			})
+		})
+	}
+}
