@@ -239,3 +239,12 @@ func TestMembership_Strangers(t *testing.T) {
 		})
 	}
 }
+
+// TestMembership_DrainsAlone: a cluster of one has nobody to hand over to, and drains all the same.
+func TestMembership_DrainsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 1, func(_ int, o *chat.Options) { o.Seeds = nil })
+		c.Ready()
+		c.Nodes[0].Stop()
+	})
+}

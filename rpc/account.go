@@ -38,7 +38,7 @@ func (s accounts) Register(ctx context.Context, r *chatpb.RegisterRequest) (*cha
 }
 
 func (s accounts) Login(ctx context.Context, r *chatpb.LoginRequest) (*chatpb.LoginResponse, error) {
-	if err := s.o.Replica.Linearizable(ctx); err != nil {
+	if err := s.linearizable(ctx); err != nil {
 		return nil, err
 	}
 	var a state.Account
@@ -124,7 +124,7 @@ func (s accounts) ListAccounts(_ context.Context, r *chatpb.ListAccountsRequest)
 // confirm checks the caller's password again, and returns its version. A retry of an operation that
 // was carried out is let through to its first answer: the password may be another one by now.
 func (s accounts) confirm(ctx context.Context, operationID, password string) (version uint64, err error) {
-	if err := s.o.Replica.Linearizable(ctx); err != nil {
+	if err := s.linearizable(ctx); err != nil {
 		return 0, err
 	}
 	id, err := parseOperationID(operationID)

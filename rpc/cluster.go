@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 
+	"example.com/chat/internal/chaterr"
 	"example.com/chat/rpc/chatpb"
 )
 
@@ -62,6 +63,9 @@ func (s cluster) GetStatus(ctx context.Context, _ *chatpb.GetStatusRequest) (*ch
 	resp := &chatpb.GetStatusResponse{
 		NodeId: st.NodeID, Role: chatpb.Role(st.Role), Term: st.Term, LeaderId: st.Leader,
 		AppliedIndex: st.Applied, Ready: st.Ready, Detail: st.Detail, ClusterId: st.ClusterID,
+	}
+	if st.Role == Faulty {
+		resp.Detail = chaterr.ErrFault.Error() // what else there is to say names files: see public
 	}
 	if caller(ctx).Account != 0 {
 		for _, v := range st.Servers {

@@ -208,13 +208,24 @@ func (s *Service) guard(method string, f func() error) (err error) {
 		}
 	}()
 	if err := f(); err != nil {
-		over := grpcerr.ToStatus(err)
+		over := grpcerr.ToStatus(public(err))
 		if grpcerr.Reason(over) == grpcerr.Internal {
 			s.log.Error("a call failed", zap.String("method", method), zap.Error(err))
 		}
 		return over
 	}
 	return nil
+}
+
+// public is what callers are told of an error: what a node has failed with names its files, and is for
+// its operator, who finds it in the log.
+func public(err error) error {
+	for _, e := range []error{chaterr.ErrUnknownOutcome, chaterr.ErrFault} {
+		if errors.Is(err, chaterr.ErrFault) && errors.Is(err, e) {
+			return e
+		}
+	}
+	return err
 }
 
 // callerKey is where enter puts the caller's state.Actor into the context.
@@ -233,9 +244,9 @@ func (s *Service) enter(ctx context.Context, method string) (context.Context, er
 		return nil, fmt.Errorf("%s is not in the table of methods", method)
 	}
 	if access == status {
-		a, err := s.authenticate(ctx)
-		if err != nil {
-			a = state.Actor{} // a broken node answers too
+		var a state.Actor // nobody, also when it cannot be found out: a broken node answers too
+		if hash, err := bearer(ctx); err == nil {
+			a, _, _ = s.session(hash)
 		}
 		return context.WithValue(ctx, callerKey{}, a), nil
 	}
@@ -259,10 +270,10 @@ func (s *Service) catchUp(ctx context.Context) error {
 	case "local":
 		return nil
 	case "linearizable":
-		return s.o.Replica.Linearizable(ctx)
+		return s.linearizable(ctx)
 	case "":
 	default:
-		return grpcerr.Invalid(consistencyKey, "is %q, not linearizable or local", level)
+		return grpcerr.Invalid(consistencyKey, "is neither linearizable nor local")
 	}
 	text := first(md, indexKey)
 	if text == "" {
@@ -272,11 +283,27 @@ func (s *Service) catchUp(ctx context.Context) error {
 	if err != nil {
 		return grpcerr.Invalid(indexKey, "is not a number")
 	}
-	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	return s.waitApplied(ctx, index)
+}
+
+// waitApplied waits until this node is as new as index, but not for ever.
+func (s *Service) waitApplied(ctx context.Context, index uint64) error {
+	return bounded(ctx, func(ctx context.Context) error { return s.o.Replica.WaitApplied(ctx, index) })
+}
+
+// linearizable waits until this node has all that was acknowledged before, but not for ever.
+func (s *Service) linearizable(ctx context.Context) error {
+	return bounded(ctx, s.o.Replica.Linearizable)
+}
+
+// bounded gives a node catchUpTimeout to be as new as it has to be. A caller who has set no deadline
+// would wait as long as the node lags; it is better off at another one.
+func bounded(ctx context.Context, wait func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
-	err = s.o.Replica.WaitApplied(ctx, index)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: this node has not got as far as entry %d", chaterr.ErrNoLeader, index)
+	err := wait(limited)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("%w: this node lags behind", chaterr.ErrNoLeader)
 	}
 	return err
 }
@@ -288,22 +315,31 @@ func first(md metadata.MD, key string) string {
 	return ""
 }
 
-// authenticate finds the session of a token. A session that this node does not know may be newer
-// than the node, so before it says no it looks at the newest state.
-func (s *Service) authenticate(ctx context.Context) (state.Actor, error) {
+// bearer is the hash of the token that came with a call.
+func bearer(ctx context.Context) (hash []byte, err error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get(authorizationKey)
 	if len(values) == 0 {
-		return state.Actor{}, chaterr.ErrUnauthenticated
+		return nil, chaterr.ErrUnauthenticated
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	hash, ok := auth.HashToken(token)
 	if len(values) > 1 || !ok || !strings.EqualFold(scheme, "Bearer") {
-		return state.Actor{}, fmt.Errorf("%w: malformed token", chaterr.ErrUnauthenticated)
+		return nil, fmt.Errorf("%w: malformed token", chaterr.ErrUnauthenticated)
+	}
+	return hash, nil
+}
+
+// authenticate finds the session of a token. A session that this node does not know may be newer
+// than the node, so before it says no it looks at the newest state.
+func (s *Service) authenticate(ctx context.Context) (state.Actor, error) {
+	hash, err := bearer(ctx)
+	if err != nil {
+		return state.Actor{}, err
 	}
 	a, ok, err := s.session(hash)
 	if err == nil && !ok {
-		if err = s.o.Replica.Linearizable(ctx); err == nil {
+		if err = s.linearizable(ctx); err == nil {
 			a, ok, err = s.session(hash)
 		}
 	}

@@ -23,6 +23,11 @@ const (
 	maxStreams = 8
 	// maxFrame is how many events go into one frame.
 	maxFrame = 256
+	// maxCursor is more bytes than any cursor has.
+	maxCursor = 256
+	// aliveEvery is how often a stream looks whether its session has expired. A session that is ended
+	// says so at once; one that grows too old says nothing.
+	aliveEvery = time.Minute
 )
 
 // events is chat.v1.EventService.
@@ -94,31 +99,24 @@ type feed struct {
 	at      state.Position // what was sent
 }
 
-// begin finds where to go on, and says so at once.
+// begin finds where to go on. A cursor may be newer than this node, which waits for it then; one of
+// another cluster would have it wait for nothing.
 func (f *feed) begin(ctx context.Context, from string) error {
-	if from == "" {
-		return f.fromNow()
+	if err := f.fromNow(); err != nil || from == "" {
+		return err
+	}
+	if len(from) > maxCursor {
+		return chaterr.ErrBadCursor
 	}
 	c, err := cursor.Parse(from)
 	if err != nil {
-		return err
-	}
-	// A cursor may be newer than this node.
-	wait, cancel := context.WithTimeout(ctx, catchUpTimeout)
-	defer cancel()
-	if err := f.o.Replica.WaitApplied(wait, c.Index); errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: this node has not got as far as the cursor", chaterr.ErrNoLeader)
-	} else if err != nil {
-		return err
-	}
-	if err := f.fromNow(); err != nil {
 		return err
 	}
 	if c.Cluster != f.cluster {
 		return fmt.Errorf("%w: the cursor is one of cluster %q, this is %q", chaterr.ErrOtherCluster, c.Cluster, f.cluster)
 	}
 	f.at = c.Position
-	return nil
+	return f.waitApplied(ctx, c.Index)
 }
 
 func (f *feed) fromNow() error {
@@ -151,10 +149,8 @@ func (f *feed) catchUp(ctx context.Context) error {
 	for more := true; more; {
 		var events []state.Event
 		if err := f.view(func(v *state.View) (err error) {
-			if ok, err := v.Alive(f.who); err != nil {
+			if err := f.alive(v); err != nil {
 				return err
-			} else if !ok {
-				return chaterr.ErrUnauthenticated
 			}
 			events, f.at, more, err = v.EventsSince(f.who.Account, f.at, maxFrame)
 			return err
@@ -168,9 +164,24 @@ func (f *feed) catchUp(ctx context.Context) error {
 	return nil
 }
 
+// alive fails when the session is over.
+func (f *feed) alive(v *state.View) error {
+	ok, err := v.Alive(f.who)
+	if err == nil && !ok {
+		err = chaterr.ErrUnauthenticated
+	}
+	return err
+}
+
 // live sends what is committed from now on, several events to a frame when several are ready.
 func (f *feed) live(ctx context.Context, sub *fanout.Subscription) error {
-	for {
+	for looked := time.Now(); ; {
+		if time.Since(looked) >= aliveEvery {
+			if err := f.view(f.alive); err != nil {
+				return err
+			}
+			looked = time.Now()
+		}
 		wait, cancel := context.WithTimeout(ctx, heartbeat)
 		events, err := sub.Next(wait)
 		cancel()

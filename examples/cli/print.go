@@ -83,8 +83,8 @@ var steps = []struct {
 	{client.ErrUnauthenticated, "log in first: login NAME"},
 	{client.ErrNoSuchUser, "list shows who there is"},
 	{client.ErrNameTaken, "choose another name"},
-	{client.ErrNoLeader, "the cluster has no majority at the moment: status shows it"},
 	{client.ErrUnknownOutcome, "messages shows whether it was done"},
+	{client.ErrNoLeader, "the cluster has no majority at the moment: status shows it"},
 }
 
 // explain is an error and the next step.

@@ -61,6 +61,21 @@ func TestPasswords_Bounded(t *testing.T) {
 	})
 }
 
+// TestPasswords_GivenUp: nothing is computed for a caller who has gone.
+func TestPasswords_GivenUp(t *testing.T) {
+	p := NewPasswords()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 { // a turn is free, and ctx has ended: which one is seen first is left to chance
+		if err := p.turn(ctx, func() error { t.Error("computed"); return nil }); !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if len(p.waiting)+len(p.running) != 0 {
+		t.Errorf("%d wait and %d run", len(p.waiting), len(p.running))
+	}
+}
+
 func TestHashToken(t *testing.T) {
 	token := NewToken()
 	if h, ok := HashToken(token); !ok || len(h) != 32 {

@@ -67,6 +67,9 @@ func (p *Passwords) turn(ctx context.Context, f func() error) error {
 	select {
 	case p.running <- struct{}{}:
 		defer func() { <-p.running }()
+		if ctx.Err() != nil { // both came at once: nobody waits for the result
+			return context.Cause(ctx)
+		}
 		return f()
 	case <-ctx.Done():
 		return context.Cause(ctx)

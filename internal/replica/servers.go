@@ -92,7 +92,8 @@ func (r *Replica) changed(f raft.IndexFuture) error {
 }
 
 // HandOver gives leadership to another voter, if this node has it: to the first one that takes it.
-// ctx bounds the wait. When it returns without an error this node leads no more.
+// ctx bounds the wait. When it returns without an error this node leads no more, or there is nobody
+// else who could.
 //
 // It looks at what comes of it, and does not wait for raft's future: a raft whose main goroutine has
 // ended never answers that, and who waits for it would wait for ever.
@@ -101,16 +102,21 @@ func (r *Replica) HandOver(ctx context.Context) error {
 	if err != nil || !r.Leading() || r.Err() != nil {
 		return err
 	}
+	others := false
 	for _, s := range servers {
 		if !s.Voter || s.ID == r.o.NodeID {
 			continue
 		}
+		others = true
 		r.raft.Load().LeadershipTransferToServer(raft.ServerID(s.ID), raft.ServerAddress(s.Address))
 		if err := r.resigned(ctx); err != nil || !r.Leading() {
 			return err
 		}
 	}
-	return errors.New("hand leadership over: no other node took it")
+	if others {
+		return errors.New("hand leadership over: no other node took it")
+	}
+	return nil
 }
 
 // resigned waits until this node leads no more, as long as a transfer may take: raft gives up after

@@ -2,11 +2,13 @@ package client
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"example.com/chat/internal/chaterr"
 	"example.com/chat/rpc/chatpb"
 )
 
@@ -44,18 +46,23 @@ func (c *Client) Login(ctx context.Context, name, password string) (Account, err
 // It is no error that the session had ended already.
 func (c *Client) Logout(ctx context.Context) error { return c.logout(ctx, false) }
 
-// LogoutAll ends all sessions of the account.
+// LogoutAll ends all sessions of the account. Errors: ErrUnauthenticated when this session had ended
+// already; the others have not, then.
 func (c *Client) LogoutAll(ctx context.Context) error { return c.logout(ctx, true) }
 
 func (c *Client) logout(ctx context.Context, all bool) error {
 	_, err := call(ctx, c, chatpb.NewAccountServiceClient, chatpb.AccountServiceClient.Logout,
 		&chatpb.LogoutRequest{OperationId: c.NewOperationID(), All: all})
+	if !all && errors.Is(err, chaterr.ErrUnauthenticated) {
+		err = nil
+	}
 	return c.loggedOut(err)
 }
 
-// loggedOut forgets the token when the session is over.
+// loggedOut forgets the token when the session is over. Of calls that end the session, it is the sign
+// that an attempt has succeeded when the session has ended since.
 func (c *Client) loggedOut(err error) error {
-	if isUnauthenticated(err) {
+	if errors.Is(err, errMeanwhile) {
 		err = nil
 	}
 	if err == nil {
@@ -73,7 +80,7 @@ func (c *Client) ChangePassword(ctx context.Context, old, new string) error {
 }
 
 // DeleteAccount deletes the account of the session. Its messages stay, without a sender's name; the
-// name is free. Errors: ErrBadCredentials.
+// name is free. Errors: ErrBadCredentials, ErrUnauthenticated.
 func (c *Client) DeleteAccount(ctx context.Context, password string) error {
 	_, err := call(ctx, c, chatpb.NewAccountServiceClient, chatpb.AccountServiceClient.DeleteAccount,
 		&chatpb.DeleteAccountRequest{OperationId: c.NewOperationID(), Password: password})

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -13,7 +14,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"example.com/chat/internal/chaterr"
 	"example.com/chat/internal/grpcerr"
@@ -26,7 +29,13 @@ const (
 	// each node that was silent, up to maxPatience.
 	patience    = 2 * time.Second
 	maxPatience = 10 * time.Second
+	// maxRequest is far more than any request has that keeps to the documented limits, and far below
+	// the 4 MiB that a server takes.
+	maxRequest = 1 << 20
 )
+
+// errMeanwhile: the session has ended since an attempt that may have succeeded.
+var errMeanwhile = fmt.Errorf("%w: the session has ended since the first attempt", chaterr.ErrUnknownOutcome)
 
 // Level is how new the state must be that a read sees.
 type Level int
@@ -54,11 +63,11 @@ func (c *Client) NewOperationID() string {
 	return ulid.MustNew(now, rand.Reader).String() // fails only after the year 10889
 }
 
-// outgoing is the metadata of a call.
-func (c *Client) outgoing(ctx context.Context) context.Context {
+// outgoing is the metadata of a call with a session's token.
+func (c *Client) outgoing(ctx context.Context, token string) context.Context {
 	var kv []string
-	if t := c.Token(); t != "" {
-		kv = append(kv, "authorization", "Bearer "+t)
+	if token != "" {
+		kv = append(kv, "authorization", "Bearer "+token)
 	}
 	level, _ := ctx.Value(levelKey{}).(Level)
 	if level == Local {
@@ -86,21 +95,26 @@ func (c *Client) seen(header metadata.MD) {
 // call makes one call, at as many nodes as it takes. f is a method of a generated client. Since every
 // request that changes something carries an operation id, or does no harm when it is repeated, all
 // may be repeated.
-func call[C, Q, A any](ctx context.Context, c *Client, client func(grpc.ClientConnInterface) C,
+func call[C any, Q proto.Message, A any](ctx context.Context, c *Client, client func(grpc.ClientConnInterface) C,
 	f func(C, context.Context, Q, ...grpc.CallOption) (A, error), q Q) (A, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	var none A
+	if size := proto.Size(q); size > maxRequest {
+		return none, grpcerr.Invalid("request", "has %d bytes, more than anything documented", size)
+	}
 	_, changes := any(q).(interface{ GetOperationId() string })
 	unknown := false // something may have been done by an attempt that ended without an answer
+	var last error   // what the last node said that had the time to
 	for wait := patience; ; {
 		n, cc, err := c.nodes.pick()
 		if err != nil {
-			return none, err
+			return none, c.ended(ctx, err, unknown)
 		}
 		attempt, done := context.WithTimeout(ctx, wait)
 		var header metadata.MD
-		a, err := f(client(cc), c.outgoing(attempt), q, grpc.Header(&header))
+		var to peer.Peer // stays empty when there was no connection to send on
+		a, err := f(client(cc), c.outgoing(attempt, c.Token()), q, grpc.Header(&header), grpc.Peer(&to))
 		silent := err != nil && attempt.Err() != nil
 		done()
 		if err == nil {
@@ -109,25 +123,31 @@ func call[C, Q, A any](ctx context.Context, c *Client, client func(grpc.ClientCo
 			return a, nil
 		}
 		err = grpcerr.FromStatus(err)
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		switch v := judge(err, silent); v {
 		case refused:
 			c.nodes.worked(n)
-			return none, err
+			return none, refusal(err, q, unknown)
 		case overloaded:
 			c.nodes.worked(n)
 			if !sleep(ctx, 200*time.Millisecond) {
-				return none, c.ended(ctx, err, unknown)
+				return none, c.ended(ctx, last, unknown)
 			}
 			continue
 		case lost:
-			unknown = changes
+			unknown = unknown || changes && to.Addr != nil
+		}
+		if errors.Is(ctx.Err(), context.Canceled) { // by the caller, or by Close: no fault of the node
+			return none, c.ended(ctx, last, unknown)
 		}
 		c.nodes.failed(n, silent)
 		if silent {
 			wait = min(2*wait, maxPatience)
 		}
 		if !sleep(ctx, c.nodes.rest()) {
-			return none, c.ended(ctx, err, unknown)
+			return none, c.ended(ctx, last, unknown)
 		}
 	}
 }
@@ -143,15 +163,34 @@ func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc
 	return bounded, func() { stop(); done(); cancel() }
 }
 
-// ended is the error of a call whose time is over. last is what the last node said.
+// refusal is the error of a call that was refused. unknown says that there was an attempt before that
+// may have succeeded; all refusals but one show that it has not, since the cluster looks for the
+// operation id first.
+func refusal(err error, q proto.Message, unknown bool) error {
+	if unknown && errors.Is(err, chaterr.ErrUnauthenticated) {
+		return errMeanwhile
+	}
+	if status.Code(err) == codes.Internal && grpcerr.Reason(err) == "" {
+		if _, bad := proto.Marshal(q); bad != nil { // gRPC has failed to
+			return fmt.Errorf("%w: %w", chaterr.ErrInvalid, bad)
+		}
+	}
+	return err
+}
+
+// ended is the error of a call that is given up. last is what the last node said; of that only the
+// text goes into an error of another kind.
 func (c *Client) ended(ctx context.Context, last error, unknown bool) error {
+	why := cmp.Or(context.Cause(ctx), last)
 	switch {
+	case unknown:
+		return fmt.Errorf("%w: %w: %v", chaterr.ErrUnknownOutcome, why, last)
 	case c.life.Err() != nil:
 		return chaterr.ErrClosed
-	case unknown:
-		return fmt.Errorf("%w: %w: %w", chaterr.ErrUnknownOutcome, context.Cause(ctx), last)
+	case errors.Is(last, chaterr.ErrNoLeader) || errors.Is(last, chaterr.ErrOverloaded) || errors.Is(last, chaterr.ErrUnknownOutcome):
+		return fmt.Errorf("%w: %w", why, last)
 	default:
-		return fmt.Errorf("%w: %w", context.Cause(ctx), last)
+		return fmt.Errorf("%w: %w: %v", why, chaterr.ErrNoLeader, last)
 	}
 }
 
@@ -201,7 +240,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return true
+		by, ok := ctx.Deadline() // both may have come at once
+		return !ok || time.Now().Before(by)
 	case <-ctx.Done():
 		return false
 	}

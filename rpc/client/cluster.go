@@ -2,9 +2,7 @@ package client
 
 import (
 	"context"
-	"errors"
 
-	"example.com/chat/internal/chaterr"
 	"example.com/chat/rpc/chatpb"
 )
 
@@ -55,18 +53,13 @@ var roles = map[chatpb.Role]string{
 }
 
 // Prefer makes an endpoint, known or new, the first to be asked. When it cannot serve, the others
-// are asked as always.
+// are asked as always. Errors: ErrLimit when the client knows 64 others.
 func (c *Client) Prefer(addr string) error {
 	if err := c.add(addr); err != nil {
 		return err
 	}
-	if !c.nodes.prefer(addr) {
-		return chaterr.ErrClosed
-	}
-	return nil
+	return c.nodes.prefer(addr)
 }
 
 // Endpoints lists the nodes that the client knows, the preferred one first.
 func (c *Client) Endpoints() []string { return c.nodes.addrs() }
-
-func isUnauthenticated(err error) bool { return errors.Is(err, chaterr.ErrUnauthenticated) }

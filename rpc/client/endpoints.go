@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -84,17 +85,20 @@ func (e *endpoints) use(i int) (*endpoint, *grpc.ClientConn, error) {
 }
 
 // prefer moves a node to the front, whatever was wrong with it.
-func (e *endpoints) prefer(addr string) bool {
+func (e *endpoints) prefer(addr string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.closed {
+		return chaterr.ErrClosed
+	}
 	for i, n := range e.list {
 		if n.addr == addr {
 			n.fails, n.until = 0, time.Time{}
 			_, _, err := e.use(i)
-			return err == nil
+			return err
 		}
 	}
-	return false
+	return fmt.Errorf("%w: %d endpoints", chaterr.ErrLimit, maxEndpoints)
 }
 
 // worked notes that a node has served.

@@ -63,6 +63,7 @@ type SubscribeOptions struct {
 // Next from several goroutines has no order.
 type Subscription struct {
 	c      *Client
+	token  string // of the session that it belongs to, whatever the client logs in to later
 	events chan Event
 	done   chan struct{} // closed when the stream has ended for good
 	err    error         // why; read it only after done
@@ -76,7 +77,7 @@ type Subscription struct {
 // the subscription, which lives until Close. Errors: ErrUnauthenticated, ErrBadCursor,
 // ErrOtherCluster, ErrLimit beyond 8 subscriptions of a session at one node.
 func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
-	s := &Subscription{c: c, events: make(chan Event, buffered), done: make(chan struct{}), first: make(chan error, 1)}
+	s := &Subscription{c: c, token: c.Token(), events: make(chan Event, buffered), done: make(chan struct{}), first: make(chan error, 1)}
 	if o.Cursor != "" {
 		at, err := cursor.Parse(o.Cursor)
 		if err != nil {
@@ -104,7 +105,11 @@ func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscripti
 	case <-s.done:
 		return nil, s.err
 	case <-ctx.Done():
-		return nil, errors.Join(fmt.Errorf("subscribe: %w", context.Cause(ctx)), s.Close())
+		_ = s.Close() // never fails
+		if c.life.Err() != nil {
+			return nil, chaterr.ErrClosed
+		}
+		return nil, fmt.Errorf("subscribe: %w", context.Cause(ctx))
 	}
 }
 
@@ -189,7 +194,7 @@ func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.Client
 	if s.at.Cluster != "" {
 		req.Cursor = s.at.String()
 	}
-	stream, err := chatpb.NewEventServiceClient(cc).Subscribe(s.c.outgoing(ctx), req)
+	stream, err := chatpb.NewEventServiceClient(cc).Subscribe(s.c.outgoing(ctx, s.token), req)
 	if err != nil {
 		return err
 	}
@@ -203,14 +208,14 @@ func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.Client
 		}
 		watch.Stop() // the time that the caller takes is not the node's
 		s.c.nodes.worked(n)
+		select {
+		case s.first <- nil: // before deliver, which may wait for a Next that comes after Subscribe
+		default:
+		}
 		if err := s.deliver(ctx, frame); err != nil {
 			return err
 		}
 		watch.Reset(silence)
-		select {
-		case s.first <- nil:
-		default:
-		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strings"
 	"sync"
 
@@ -131,7 +132,7 @@ func (c *Calls) client(id, addr string) (peerpb.PeerServiceClient, error) {
 	cc := c.conns[key]
 	if cc == nil {
 		var err error
-		cc, err = grpc.NewClient("passthrough:///"+key,
+		cc, err = grpc.NewClient("passthrough:///"+url.PathEscape(key),
 			grpc.WithTransportCredentials(insecure.NewCredentials()), // the tunnel has its own
 			grpc.WithContextDialer(c.dial), grpc.WithConnectParams(redial),
 			grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())

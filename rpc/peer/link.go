@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"net"
+	"net/url"
 	"time"
 
 	"google.golang.org/grpc"
@@ -49,7 +50,7 @@ func (t *Tunnels) link(k linkKey) (*grpc.ClientConn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", addr)
 		}
 	}
-	cc, err := grpc.NewClient("passthrough:///"+k.addr,
+	cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(k.addr),
 		grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
 		grpc.WithConnectParams(redial), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
 	if err != nil {
