@@ -37,9 +37,6 @@ const (
 // ServiceName is the one service that Register adds to the host's server.
 const ServiceName = "chat.peer.v1.TunnelService"
 
-// maxStrangers is how many streams may be in the handshake at once.
-const maxStrangers = 64
-
 // Options say who a node is to its peers.
 type Options struct {
 	// ID is the node's id.
@@ -66,7 +63,7 @@ type Tunnels struct {
 	peerpb.UnsafeTunnelServiceServer
 	o         Options
 	key       []byte // of the handshake
-	strangers chan struct{}
+	strangers strangers
 	refusals  rate.Sometimes
 
 	mu       sync.Mutex // guards what follows
@@ -81,7 +78,7 @@ var _ peerpb.TunnelServiceServer = (*Tunnels)(nil)
 // NewTunnels makes tunnels for a node; it opens none.
 func NewTunnels(o Options) *Tunnels {
 	return &Tunnels{
-		o: o, key: handshakeKey(o.Secret), strangers: make(chan struct{}, maxStrangers),
+		o: o, key: handshakeKey(o.Secret), strangers: strangers{from: map[string]int{}},
 		refusals: rate.Sometimes{Interval: time.Second},
 		handlers: map[Purpose]func(*Conn){}, conns: map[*Conn]struct{}{}, links: map[linkKey]*link{},
 	}
@@ -100,9 +97,8 @@ func (t *Tunnels) Handle(p Purpose, f func(*Conn)) {
 
 // Tunnel serves one tunnel; its return is what ends the stream on this side. It is called by gRPC.
 func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb.TunnelResponse]) error {
-	select {
-	case t.strangers <- struct{}{}:
-	default:
+	host := hostOf(remoteAddr(s.Context()))
+	if !t.strangers.enter(host) {
 		return status.Error(codes.ResourceExhausted, "too many handshakes at once")
 	}
 	over := make(chan error, 1)
@@ -116,7 +112,7 @@ func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb
 	}
 	c := newConn(serverFrames{s}, end(nil), end(status.Error(codes.Aborted, "tunnel aborted")))
 	err := t.answer(c)
-	<-t.strangers
+	t.strangers.leave(host)
 	if code := status.Code(err); code == codes.Canceled || code == codes.DeadlineExceeded {
 		return err // whoever it was has gone
 	} else if err != nil {
