@@ -55,7 +55,7 @@ func Example() {
 	// The end, in this order: GracefulStop waits for streams, and Drain ends them.
 	must(alice.Close())
 	must(bob.Close())
-	_ = node.Drain(ctx) // a node that is alone has nobody to hand leadership to, and says so
+	must(node.Drain(ctx))
 	server.GracefulStop()
 	must(node.Close())
 

@@ -72,7 +72,7 @@ func withChat(ctx context.Context, server *grpc.Server, lis net.Listener, dir st
 	}
 	leaving, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_ = node.Drain(leaving) // there is nobody to hand over to
+	err = errors.Join(err, node.Drain(leaving))
 	server.GracefulStop()
 	return errors.Join(err, node.Close())
 }

@@ -92,13 +92,13 @@ func announce(ctx context.Context, node *chat.Node, out io.Writer) {
 	}
 }
 
-// leave takes a node out of service without a gap for its clients. A node that has failed, or is
-// alone, has nobody to hand over to: that is no error.
+// leave takes a node out of service without a gap for its clients, and in bounded time: what could not
+// be drained is cut off.
 func leave(node *chat.Node, server *grpc.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if node.Err() == nil {
-		_ = node.Drain(ctx) // what could not be drained is cut off
+		_ = node.Drain(ctx) // what it says is not for who ends the program
 	}
 	stop := context.AfterFunc(ctx, server.Stop)
 	server.GracefulStop()
