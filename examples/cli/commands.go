@@ -218,8 +218,10 @@ func status(ctx context.Context, s *session, args []string) error {
 			s.out.show(map[string]any{"node": names[addr].ID, "address": addr, "error": err.Error()}, "  %-12s %-22s does not answer", orNone(names[addr].ID), addr)
 			continue
 		}
-		kind := "voter"
-		if v, ok := names[addr]; ok && !v.Voter {
+		kind := "" // not in the configuration, or who asks is not logged in
+		if v, ok := names[addr]; ok && v.Voter {
+			kind = "voter"
+		} else if ok {
 			kind = "non-voter"
 		}
 		s.out.show(map[string]any{"node": one.NodeID, "address": addr, "role": one.Role, "voter": kind == "voter", "term": one.Term, "applied": one.Applied, "ready": one.Ready},
