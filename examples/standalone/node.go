@@ -106,7 +106,8 @@ func leave(node *chat.Node, server *grpc.Server) error {
 	return node.Close()
 }
 
-// logger writes what an operator may want to act on.
+// logger writes what an operator may want to act on, and each thing a few times only while it goes on:
+// raft says of a peer that is down with every heartbeat that it is.
 func logger(w io.Writer, verbose bool) *zap.Logger {
 	level := zapcore.WarnLevel
 	if verbose {
@@ -114,5 +115,6 @@ func logger(w io.Writer, verbose bool) *zap.Logger {
 	}
 	c := zap.NewProductionEncoderConfig()
 	c.EncodeTime = zapcore.ISO8601TimeEncoder
-	return zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(c), zapcore.Lock(zapcore.AddSync(w)), level))
+	core := zapcore.NewCore(zapcore.NewConsoleEncoder(c), zapcore.Lock(zapcore.AddSync(w)), level)
+	return zap.New(zapcore.NewSamplerWithOptions(core, 10*time.Second, 2, 0))
 }
