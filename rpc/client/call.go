@@ -126,7 +126,8 @@ func call[C any, Q proto.Message, A any](ctx context.Context, c *Client, client 
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
-		switch v := judge(err, silent); v {
+		verdict := judge(err, silent)
+		switch verdict {
 		case refused:
 			c.nodes.worked(n)
 			return none, refusal(err, q, unknown)
@@ -142,7 +143,7 @@ func call[C any, Q proto.Message, A any](ctx context.Context, c *Client, client 
 		if errors.Is(ctx.Err(), context.Canceled) { // by the caller, or by Close: no fault of the node
 			return none, c.ended(ctx, last, unknown)
 		}
-		c.nodes.failed(n, silent)
+		c.nodes.failed(n, verdict == elsewhere, silent)
 		if silent {
 			wait = min(2*wait, maxPatience)
 		}

@@ -169,6 +169,32 @@ func TestCall_ThreeKinds(t *testing.T) {
 	}
 }
 
+// TestCall_Election: a call that waits for a leader goes on soon after there is one, however long the
+// election took.
+func TestCall_Election(t *testing.T) {
+	for _, election := range []time.Duration{100 * time.Millisecond, 750 * time.Millisecond, 1600 * time.Millisecond, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t)
+			start := time.Now()
+			n := c.node("n1:1")
+			n.send = func(context.Context, *chatpb.SendRequest) (*chatpb.SendResponse, error) {
+				if time.Since(start) < election {
+					return nil, over(chaterr.ErrNoLeader)
+				}
+				return &chatpb.SendResponse{}, nil
+			}
+			cl := c.client(n)
+			start = time.Now()
+			if _, err := cl.Send(t.Context(), ToUser("bob"), Draft{Text: "hello"}); err != nil {
+				t.Fatal(err)
+			}
+			if late := time.Since(start) - election; late > 2*steadyPace {
+				t.Errorf("%v after an election of %v", late, election)
+			}
+		})
+	}
+}
+
 // TestCall_BackOff: while nobody serves, the nodes are asked again and again, but not busily.
 func TestCall_BackOff(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -179,8 +205,8 @@ func TestCall_BackOff(t *testing.T) {
 	}{
 		"three are down":       {3, true, nil, 30, 150},
 		"one is down":          {1, true, nil, 10, 50},
-		"three know no leader": {3, false, chaterr.ErrNoLeader, 30, 75},
-		"one knows no leader":  {1, false, chaterr.ErrNoLeader, 10, 25},
+		"three know no leader": {3, false, chaterr.ErrNoLeader, 30, 3*steadyTries + 75},
+		"one knows no leader":  {1, false, chaterr.ErrNoLeader, 10, steadyTries + 25},
 		"three do not know":    {3, false, chaterr.ErrUnknownOutcome, 30, 75},
 		"one is overloaded":    {1, false, chaterr.ErrOverloaded, 100, 151},
 	} {

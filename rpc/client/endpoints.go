@@ -108,13 +108,24 @@ func (e *endpoints) worked(n *endpoint) {
 	n.fails, n.until = 0, time.Time{}
 }
 
-// failed notes that a node could not serve. One that was silent gets a new connection: its old one
-// may lead nowhere, and TCP takes a quarter of an hour to notice.
-func (e *endpoints) failed(n *endpoint, silent bool) {
+// An election takes less than a second. For as long a node that answers is asked again at a steady
+// pace: one that doubled would find the new leader up to as late again as it was elected.
+const (
+	steadyPace  = 100 * time.Millisecond
+	steadyTries = 50
+)
+
+// failed notes that a node could not serve, though it may have answered. One that was silent gets a
+// new connection: its old one may lead nowhere, and TCP takes a quarter of an hour to notice.
+func (e *endpoints) failed(n *endpoint, answered, silent bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n.fails++
-	n.until = time.Now().Add(min(50*time.Millisecond<<min(n.fails, 6), 2*time.Second))
+	pause := min(50*time.Millisecond<<min(n.fails, 6), 2*time.Second)
+	if answered && n.fails <= steadyTries {
+		pause = steadyPace
+	}
+	n.until = time.Now().Add(pause)
 	if silent && n.cc != nil && n.fails > 1 {
 		cc := n.cc
 		n.cc = nil

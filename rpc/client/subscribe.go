@@ -176,7 +176,8 @@ func (s *Subscription) run(ctx context.Context) {
 			s.err = err
 			return
 		}
-		s.c.nodes.failed(n, errors.Is(err, errSilent))
+		silent := errors.Is(err, errSilent)
+		s.c.nodes.failed(n, !silent && judge(err, false) == elsewhere, silent)
 		sleep(ctx, max(s.c.nodes.rest(), 20*time.Millisecond))
 	}
 }
