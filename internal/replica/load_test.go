@@ -1,0 +1,175 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/protobuf/proto"
+
+	"example.com/chat/fsm/state"
+)
+
+// load is clients that send to one room, and read there.
+type load struct {
+	s      *sim
+	actor  state.Actor
+	room   uint64
+	stop   atomic.Bool
+	work   sync.WaitGroup
+	newest atomic.Uint64 // highest number of an acknowledged message
+
+	mu    sync.Mutex // guards what follows
+	acked map[string]uint64
+	reads int
+}
+
+// propose has a command carried out, at any node and as often as it takes; nil when the load ends
+// first.
+func (l *load) propose(r *rand.Rand, op []byte, payload proto.Message) *state.Result {
+	for !l.stop.Load() {
+		if l.s.bugs.freshRetry {
+			op = newOp(r)
+		}
+		c, err := state.NewCommand(l.actor, op, payload)
+		if err != nil {
+			l.s.t.Error(err)
+			return nil
+		}
+		n := l.s.machines[r.IntN(len(l.s.machines))].up()
+		if n == nil {
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		res, err := n.replica.Propose(ctx, c)
+		cancel()
+		if err == nil && state.Err(res) == nil {
+			return res
+		}
+		if err != nil && l.s.bugs.ackEarly && !errors.Is(err, context.DeadlineExceeded) {
+			return &state.Result{}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return nil
+}
+
+func newOp(r *rand.Rand) []byte {
+	var id ulid.ULID
+	_ = id.SetTime(uint64(time.Now().UnixMilli())) // fails after the year 10889
+	for i := 6; i < 16; i++ {
+		id[i] = byte(r.Uint32())
+	}
+	return id[:]
+}
+
+func startLoad(s *sim, senders int) *load {
+	l := &load{s: s, acked: map[string]uint64{}}
+	r := rand.New(rand.NewPCG(s.seed, 1))
+	bugs := s.bugs
+	s.bugs.ackEarly = false
+	a := l.propose(r, newOp(r), &state.RegisterAccount{Name: "alice", PasswordHash: "h"})
+	session := l.propose(r, nil, &state.CreateSession{Account: a.Account, TokenHash: bytes.Repeat([]byte{1}, 32), PasswordVersion: 1})
+	l.actor = state.Actor{Account: a.Account, Session: session.Session}
+	l.room = l.propose(r, newOp(r), &state.CreateRoom{Name: "room"}).Room
+	s.bugs = bugs
+	for i := range senders {
+		l.work.Go(func() { l.send(i) })
+		l.work.Go(func() { l.read(i) })
+	}
+	return l
+}
+
+func (l *load) send(i int) {
+	r := rand.New(rand.NewPCG(l.s.seed, uint64(100+i)))
+	for n := 1; !l.stop.Load(); n++ {
+		text := fmt.Sprintf("%d %d", i, n)
+		res := l.propose(r, newOp(r), &state.SendMessage{Target: state.ToRoom(l.room), Text: text})
+		if res == nil {
+			return
+		}
+		l.mu.Lock()
+		l.acked[text] = res.Seq
+		l.mu.Unlock()
+		for old := l.newest.Load(); res.Seq > old && !l.newest.CompareAndSwap(old, res.Seq); old = l.newest.Load() {
+		}
+		time.Sleep(time.Duration(r.IntN(20)) * time.Millisecond)
+	}
+}
+
+// read checks that a linearizable read sees all that was acknowledged before it began.
+func (l *load) read(i int) {
+	r := rand.New(rand.NewPCG(l.s.seed, uint64(200+i)))
+	for !l.stop.Load() {
+		time.Sleep(time.Duration(5+r.IntN(50)) * time.Millisecond)
+		n := l.s.machines[r.IntN(len(l.s.machines))].up()
+		if n == nil {
+			continue
+		}
+		want := l.newest.Load()
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		err := error(nil)
+		if !l.s.bugs.staleReads {
+			err = n.replica.Linearizable(ctx)
+		}
+		cancel()
+		if err != nil {
+			continue
+		}
+		v, err := n.replica.View()
+		if err != nil {
+			continue
+		}
+		room, err := v.Room(l.actor.Account, l.room)
+		if err == nil && room.LastSeq < want {
+			l.s.fault("a read saw %d messages, and %d was acknowledged", room.LastSeq, want)
+		}
+		_ = v.Close() // a second error of the same kind
+		l.mu.Lock()
+		l.reads++
+		l.mu.Unlock()
+	}
+}
+
+// end stops the clients and checks what every node has.
+func (l *load) end() {
+	l.stop.Store(true)
+	l.work.Wait()
+	l.s.converge()
+	for _, m := range l.s.machines {
+		v, err := m.up().replica.View()
+		if err != nil {
+			l.s.fault("%s: %v", m.id, err)
+			continue
+		}
+		seen := map[string]uint64{}
+		room, err := v.Room(l.actor.Account, l.room)
+		if err == nil {
+			_, err = v.Messages(l.actor.Account, l.room, 1, room.LastSeq, false, 1<<20, func(msg state.Message) bool {
+				if seen[msg.Text] != 0 {
+					l.s.fault("%s has %q twice", m.id, msg.Text)
+				}
+				seen[msg.Text] = msg.Seq
+				return true
+			})
+		}
+		if err != nil {
+			l.s.fault("%s, as of entry %d: room %d of %v: %v", m.id, v.Applied(), l.room, l.actor, err)
+		}
+		if err := v.Close(); err != nil {
+			l.s.fault("%s: %v", m.id, err)
+		}
+		for text, seq := range l.acked {
+			if seen[text] == 0 || seq != 0 && seen[text] != seq {
+				l.s.fault("%s has %q as number %d, and %d was acknowledged", m.id, text, seen[text], seq)
+			}
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"example.com/chat/fsm"
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/node"
+	"example.com/chat/rpc/peer"
+)
+
+// machine is a computer: it keeps its address, its files and its disk when the node on it dies.
+type machine struct {
+	s        *sim
+	id, addr string
+	path     string
+	disk     *simDisk
+	refused  error // by the last start
+
+	mu sync.Mutex // guards what follows
+	*running
+}
+
+// running is a node at work.
+type running struct {
+	dir       *Dir
+	fsm       *fsm.FSM
+	tunnels   *peer.Tunnels
+	calls     *peer.Calls
+	server    *grpc.Server
+	transport atomic.Pointer[lossy]
+	replica   *Replica
+}
+
+// simDisk is a log in memory that outlives the node, and is slow or fails when it is told to.
+type simDisk struct {
+	*raft.InmemStore
+	s     *sim
+	slow  atomic.Int64 // nanoseconds for a write
+	fails atomic.Int64 // writes until one fails; 0 for none
+}
+
+var errSick = errors.New("input/output error")
+
+func (d *simDisk) write() error {
+	if ns := d.slow.Load(); ns > 0 {
+		time.Sleep(time.Duration(ns))
+	}
+	if d.fails.Load() > 0 && d.fails.Add(-1) == 0 {
+		return errSick
+	}
+	return nil
+}
+
+func (d *simDisk) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) }
+
+func (d *simDisk) StoreLogs(logs []*raft.Log) error {
+	if err := d.write(); err != nil {
+		return err
+	}
+	d.s.wrote(logs)
+	return d.InmemStore.StoreLogs(logs)
+}
+
+func (d *simDisk) Set(k, v []byte) error {
+	if err := d.write(); err != nil {
+		return err
+	}
+	return d.InmemStore.Set(k, v)
+}
+
+func (d *simDisk) SetUint64(k []byte, n uint64) error {
+	if err := d.write(); err != nil {
+		return err
+	}
+	return d.InmemStore.SetUint64(k, n)
+}
+
+func (m *machine) up() *running {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.running
+}
+
+// unasked is what a node says of membership, of which there is none here.
+type unasked struct{}
+
+func (unasked) Promise(string) (string, node.Cluster, error)          { return "", node.Cluster{}, errSick }
+func (unasked) Adopt(string, node.Cluster) error                      { return errSick }
+func (unasked) Join(context.Context, node.Info, bool) (string, error) { return "", errSick }
+func (unasked) Self() node.Info                                       { return node.Info{} }
+
+// lossy is a transport that can lose requests for a vote.
+type lossy struct {
+	*peer.Raft
+	s    *sim
+	lost atomic.Pointer[raft.ServerID] // whom no request for a vote reaches
+}
+
+// InstallSnapshot notes who gets which snapshot how often.
+func (l *lossy) InstallSnapshot(id raft.ServerID, a raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	err := l.Raft.InstallSnapshot(id, a, req, resp, data)
+	if err == nil && resp.Success {
+		l.s.installed(string(id), entryID{req.LastLogIndex, req.LastLogTerm})
+	}
+	return err
+}
+
+func (l *lossy) RequestVote(id raft.ServerID, a raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if to := l.lost.Load(); to != nil && *to == id {
+		return errors.New("the connection broke")
+	}
+	return l.Raft.RequestVote(id, a, req, resp)
+}
+
+func (m *machine) start() {
+	m.s.t.Helper()
+	n := &running{}
+	var err error
+	if n.dir, err = OpenDir(m.path, m.id); err != nil {
+		m.s.t.Fatal(err)
+	}
+	if n.dir.Cluster().ID == "" {
+		if err := n.dir.Adopt(m.s.cluster()); err != nil {
+			m.s.t.Fatal(err)
+		}
+	}
+	n.fsm, err = fsm.Open(fsm.Options{
+		Dir: n.dir.StateDir(), Logger: zap.NewNop(), Skipped: func() {},
+		Publish: func(e []state.Event) { m.s.published(m.id, e) },
+		Fault: func(err error) {
+			if n.replica != nil {
+				n.replica.Fail(err)
+			}
+		},
+	})
+	if err != nil {
+		m.s.t.Fatal(err)
+	}
+	n.tunnels = peer.NewTunnels(peer.Options{
+		ID: m.id, Cluster: "sim", ClusterID: func() string { return "sim" }, Secret: bytes.Repeat([]byte("s"), 32),
+		Dial: m.s.net.Dialer(m.addr), Logger: zap.NewNop(),
+	})
+	n.calls = peer.NewCalls(n.tunnels)
+	const heartbeat = 300 * time.Millisecond
+	transport := func() Transport {
+		l := &lossy{Raft: peer.NewRaft(n.tunnels, m.addr, 2*heartbeat, hclog.NewNullLogger()), s: m.s}
+		n.transport.Store(l)
+		return l
+	}
+	n.replica = New(Options{
+		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: zap.NewNop(), Transport: transport,
+		Heartbeat: heartbeat, ProposeTimeout: 5 * time.Second, MaxPending: 1000, MaxPendingBytes: 1 << 20,
+		DiskTimeout: 2 * time.Second, SnapshotEvery: 20, KeepEntries: 1, open: m.open,
+		Failed: func() { _ = n.fsm.Close() },
+	})
+	n.server = grpc.NewServer()
+	n.tunnels.Register(n.server)
+	lis, server := m.s.net.Listen(m.addr), n.server
+	go func() { _ = server.Serve(lis) }()
+	n.calls.Serve(n.replica, unasked{})
+	m.mu.Lock()
+	m.running = n
+	m.mu.Unlock()
+	if m.refused = n.replica.Start(); m.refused != nil {
+		m.crash()
+		if !errors.Is(m.refused, errSick) && !errors.Is(m.refused, chaterr.ErrCorrupt) {
+			m.s.t.Errorf("start %s: %v", m.id, m.refused)
+		}
+	}
+}
+
+// open puts the store's layers, or all but one of them, around the machine's disk.
+func (m *machine) open(_ disk, limit time.Duration, fail func(error)) (*store, error) {
+	s, err := newStore(m.disk, limit, fail)
+	if err != nil {
+		return nil, err
+	}
+	if m.s.bugs.halfVotes {
+		s.guard.disk = checksums{pieces{m.disk}}
+	}
+	if m.s.bugs.noFloor {
+		s.logs.entry.Store(&entryID{1 << 63, 0}) // so high that no snapshot raises it
+	}
+	s.stable = &ballot{StableStore: s.stable, m: m}
+	return s, m.whole(s.guard.disk)
+}
+
+// ballot notes each vote that raft casts, before it is on the disk.
+type ballot struct {
+	raft.StableStore
+	m    *machine
+	term uint64
+}
+
+func (b *ballot) SetUint64(key []byte, n uint64) error {
+	if string(key) == voteTermKey {
+		b.term = n
+	}
+	return b.StableStore.SetUint64(key, n)
+}
+
+func (b *ballot) Set(key, value []byte) error {
+	if string(key) == voteCandidateKey {
+		b.m.s.mu.Lock()
+		b.m.s.votes[castVote{b.m.id, b.term, string(value)}] = true
+		b.m.s.mu.Unlock()
+	}
+	return b.StableStore.Set(key, value)
+}
+
+// whole checks that the vote on a machine's disk is one that it has cast.
+func (m *machine) whole(d disk) error {
+	term, err := d.GetUint64([]byte(voteTermKey))
+	if isNotFound(err) {
+		return nil
+	}
+	candidate, err2 := d.Get([]byte(voteCandidateKey))
+	if err := errors.Join(err, err2); err != nil && !isNotFound(err2) {
+		return err
+	}
+	m.s.mu.Lock()
+	cast := m.s.votes[castVote{m.id, term, string(candidate)}]
+	m.s.mu.Unlock()
+	if !cast {
+		m.s.fault("%s finds a vote for %q in term %d, which it never cast", m.id, candidate, term)
+	}
+	return nil
+}
+
+// stop ends the node as a host does.
+func (m *machine) stop() { m.end(func() {}) }
+
+// crash ends the node, and what was only in memory is lost.
+func (m *machine) crash() {
+	m.end(func() {
+		// The state writes nothing at its end once it has failed.
+		m.running.fsm.ApplyBatch([]*raft.Log{{Index: 1 << 60, Type: raft.LogCommand, Data: []byte{0xff}}})
+	})
+}
+
+func (m *machine) end(before func()) {
+	m.mu.Lock()
+	n := m.running
+	m.mu.Unlock()
+	if n == nil {
+		return
+	}
+	for _, o := range m.s.machines {
+		m.s.net.Reset(m.addr, o.addr)
+	}
+	_ = n.replica.Close() // an error is one of a disk that has failed
+	before()
+	if err := errors.Join(n.calls.Stop(), n.tunnels.Close()); err != nil {
+		m.s.t.Errorf("%s: %v", m.id, err)
+	}
+	n.server.Stop()
+	if err := n.fsm.Close(); err != nil {
+		m.s.t.Errorf("%s: %v", m.id, err)
+	}
+	if err := n.dir.Close(); err != nil {
+		m.s.t.Errorf("%s: %v", m.id, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running = nil
+}
