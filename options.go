@@ -49,9 +49,9 @@ type Options struct {
 	ClusterName string
 
 	// ClusterSecret proves to the others that this node belongs to them: 32 bytes or more, random. When
-	// it is empty, peers are accepted only from loopback addresses, or when PeerTLS has verified a
-	// certificate that is valid for the peer's node id as a DNS name; Advertise must be a loopback
-	// address then, or PeerTLS be set. All nodes must agree.
+	// it is empty, peers must show a certificate that TLS has verified and that is valid for their node
+	// id as a DNS name, if PeerTLS is set, on loopback too; without PeerTLS they must come from
+	// loopback addresses, and Advertise must be one. All nodes must agree.
 	//
 	// The secret keeps strangers out. It does not hide what nodes say to each other, nor stop somebody
 	// who can change packets on the way: off one machine, use TLS.

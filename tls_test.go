@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -102,8 +105,7 @@ func startTLS(t *testing.T, lis net.Listener, host *tls.Config, o chat.Options) 
 }
 
 // TestTLS: three nodes on real TLS connections, with a secret or with certificates alone, form a
-// cluster and serve clients; a client without TLS does not get through. Whose certificate is believed
-// off loopback is in package peer's TestBelieve.
+// cluster and serve clients; a client without TLS does not get through, and is told so.
 func TestTLS(t *testing.T) {
 	for name, secret := range map[string][]byte{"a secret": []byte(strings.Repeat("s", 32)), "certificates": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -152,8 +154,95 @@ func TestTLS(t *testing.T) {
 			}
 			short, stop := context.WithTimeout(ctx, 300*time.Millisecond)
 			defer stop()
-			if _, err := client.Dial(short, addrs); err == nil {
-				t.Error("a client without TLS got through")
+			if _, err := client.Dial(short, addrs); err == nil || !strings.Contains(err.Error(), "error reading server preface") {
+				t.Errorf("a client without TLS got %v", err)
+			}
+			foreign := &tls.Config{RootCAs: newAuthority(t).pool}
+			short, stop = context.WithTimeout(ctx, 300*time.Millisecond)
+			defer stop()
+			if _, err := client.Dial(short, addrs, client.WithTLS(foreign)); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+				t.Errorf("a client that does not trust the servers got %v", err)
+			}
+		})
+	}
+}
+
+// TestTLS_Outside: a node whose proof is not the right one is not taken in, on loopback either, says what
+// it waits for, and the others log why they refuse it. With the right one it is taken in.
+func TestTLS_Outside(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds of real time")
+	}
+	ca, other := newAuthority(t), newAuthority(t)
+	secret, otherSecret := []byte(strings.Repeat("s", 32)), []byte(strings.Repeat("t", 32))
+	show := func(c ...tls.Certificate) func(*chat.Options) {
+		return func(o *chat.Options) { o.PeerTLS.Certificates = c }
+	}
+	for name, tt := range map[string]struct {
+		secret []byte
+		spoil  func(*chat.Options)
+		want   string // what the others log; empty when TLS does not let it come so far
+		in     bool
+	}{
+		"the secret":                        {secret, func(*chat.Options) {}, "", true},
+		"the secret, and no certificate":    {secret, show(), "", true},
+		"another secret":                    {secret, func(o *chat.Options) { o.ClusterSecret = otherSecret }, "the cluster secrets differ", false},
+		"a certificate, and no secret":      {secret, func(o *chat.Options) { o.ClusterSecret = nil }, "the cluster secrets differ", false},
+		"the certificate":                   {nil, func(*chat.Options) {}, "", true},
+		"the certificate of another node":   {nil, show(ca.node("n1")), `the certificate is not one of node "n2"`, false},
+		"no certificate":                    {nil, show(), `node "n2" has shown no certificate`, false},
+		"a certificate of another's making": {nil, show(other.node("n2")), "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			core, logs := observer.New(zapcore.WarnLevel)
+			start := func(id string, logger *zap.Logger, change func(*chat.Options)) *chat.Node {
+				lis, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				cert := ca.node(id)
+				o := chat.Options{
+					NodeID: id, DataDir: t.TempDir() + "/data", Advertise: lis.Addr().String(), ClusterSecret: tt.secret,
+					PeerTLS: &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: ca.pool}, Logger: logger,
+				}
+				change(&o)
+				return startTLS(t, lis, &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: ca.pool, ClientAuth: tls.VerifyClientCertIfGiven}, o)
+			}
+			var seed string
+			first := start("n1", zap.New(core), func(o *chat.Options) { o.BootstrapExpect, seed = 1, o.Advertise })
+			second := start("n2", nil, func(o *chat.Options) {
+				o.Seeds = []string{seed}
+				tt.spoil(o)
+			})
+			patience := 2 * time.Second
+			if tt.in {
+				patience = time.Minute
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			err := second.Ready(ctx)
+			if tt.in {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), "no member of a cluster was found; 0 nodes are in sight, seeds are "+seed) {
+				t.Errorf("Ready: got %v", err)
+			}
+			if s := second.Status(); s.Role.String() != "outside" || s.Ready || s.ClusterID != "" || !strings.Contains(s.Detail, seed) {
+				t.Errorf("Status: got %+v", s)
+			}
+			if s := first.Status(); len(s.Servers) != 1 {
+				t.Errorf("it was taken in: %+v", s.Servers)
+			}
+			said := ""
+			for _, e := range logs.FilterMessage("refused a tunnel").All() {
+				said, _ = e.ContextMap()["error"].(string)
+			}
+			if !strings.Contains(said, tt.want) || tt.want == "" && said != "" {
+				t.Errorf("the other has logged %q, want %q", said, tt.want)
 			}
 		})
 	}

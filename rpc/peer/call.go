@@ -52,14 +52,14 @@ type Calls struct {
 	serving  sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows
-	conns map[string]*grpc.ClientConn
+	conns map[string]*link
 }
 
 var _ net.Listener = (*Calls)(nil)
 
 // NewCalls makes calls of others. Nothing is answered before Serve.
 func NewCalls(t *Tunnels) *Calls {
-	return &Calls{t: t, accepted: make(chan net.Conn), closed: make(chan struct{}), conns: map[string]*grpc.ClientConn{}}
+	return &Calls{t: t, accepted: make(chan net.Conn), closed: make(chan struct{}), conns: map[string]*link{}}
 }
 
 // Serve takes over the tunnels for calls and answers them until Stop. It is called once.
@@ -112,60 +112,70 @@ func (c *Calls) Stop() error {
 		c.serving.Wait()
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	var err error
-	for _, cc := range c.conns {
-		err = errors.Join(err, cc.Close())
-	}
+	conns := c.conns
 	c.conns = nil
+	c.mu.Unlock()
+	var err error
+	for _, l := range conns {
+		err = errors.Join(err, l.cc.Close())
+	}
 	return err
 }
 
-// client calls the node id at addr. A node that moves gets a new connection.
-func (c *Calls) client(id, addr string) (peerpb.PeerServiceClient, error) {
+// link returns the connection to the node id at addr, to be given back with release. A node that moves
+// gets a new one.
+func (c *Calls) link(id, addr string) (*link, error) {
 	key := id + "@" + addr
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conns == nil {
 		return nil, chaterr.ErrClosed
 	}
-	cc := c.conns[key]
-	if cc == nil {
-		var err error
-		cc, err = grpc.NewClient("passthrough:///"+url.PathEscape(key),
+	l := c.conns[key]
+	if l == nil {
+		cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(key),
 			grpc.WithTransportCredentials(insecure.NewCredentials()), // the tunnel has its own
 			grpc.WithContextDialer(c.dial), grpc.WithConnectParams(redial),
-			grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
+			grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
 		if err != nil {
 			return nil, err
 		}
 		for old, gone := range c.conns {
-			if strings.HasPrefix(old, id+"@") {
+			if strings.HasPrefix(old, id+"@") || gone.unused() {
 				delete(c.conns, old)
-				go func() { _ = gone.Close() }() // it waits for its goroutines, and nobody uses it any more
+				closeLater(gone.cc)
 			}
 		}
-		c.conns[key] = cc
+		l = &link{cc: cc}
+		c.conns[key] = l
 	}
-	return peerpb.NewPeerServiceClient(cc), nil
+	l.users++
+	return l, nil
+}
+
+func (c *Calls) release(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l.users--
 }
 
 func (c *Calls) dial(ctx context.Context, key string) (net.Conn, error) {
 	id, addr, _ := strings.Cut(key, "@")
 	conn, err := c.t.Dial(ctx, Call, id, addr)
 	if err != nil {
-		return nil, err // not conn: a nil *Conn in a net.Conn is not nil
+		return nil, errors.New(err.Error()) // not the status in it, which gRPC would take for a defect of ours
 	}
 	return conn, nil
 }
 
 // call makes one call; f is a method of the client.
 func call[Q, A any](ctx context.Context, c *Calls, id, addr string, f func(peerpb.PeerServiceClient, context.Context, Q, ...grpc.CallOption) (A, error), q Q) (a A, err error) {
-	client, err := c.client(id, addr)
+	l, err := c.link(id, addr)
 	if err != nil {
 		return a, err
 	}
-	a, err = f(client, ctx, q)
+	defer c.release(l)
+	a, err = f(peerpb.NewPeerServiceClient(l.cc), ctx, q)
 	if err != nil && grpcerr.Reason(err) == "" {
 		return a, fmt.Errorf("%w: call of node %q: %w", chaterr.ErrUnknownOutcome, id, err)
 	}

@@ -21,6 +21,18 @@ const maxFrame = 64 << 10
 // linger is how long a closed Conn waits for the other side to take what was written.
 const linger = 5 * time.Second
 
+// Both sides send an empty frame every pulse, which says that they are there, and a tunnel on which
+// nothing comes for silence is over. TCP would take up to hours to notice that the other machine is
+// gone; raft would wait that long in the middle of a snapshot, deaf to everybody, and PeerService for
+// answers. HTTP/2 has pings for this, and a server with default options punishes who uses them.
+const (
+	pulse   = 4 * time.Second
+	silence = 3 * pulse
+)
+
+// errSilent ends a tunnel: see silence.
+var errSilent = fmt.Errorf("tunnel: nothing has come for %v", silence)
+
 // Conn is a net.Conn over a bidirectional gRPC stream of byte frames. It passes nettest.TestConn.
 // Frames keep their borders for those who use ReadFrame, and Write with at most maxFrame bytes.
 //
@@ -105,8 +117,16 @@ func newConn(f frames, hangUp, abort func()) *Conn {
 // and throws frames away until the other side has ended too.
 func (c *Conn) pump() {
 	defer close(c.in)
+	quiet := time.AfterFunc(silence, c.abort)
 	for {
+		quiet.Reset(silence)
 		frame, err := c.frames.receive()
+		if !quiet.Stop() && err != nil {
+			err = errSilent
+		}
+		if err == nil && len(frame) == 0 {
+			continue
+		}
 		if err == nil && len(frame) > maxFrame {
 			err = fmt.Errorf("tunnel: a frame of %d bytes", len(frame))
 			c.abort()
@@ -209,18 +229,22 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 // push sends one frame at a time, so that HTTP/2 flow control reaches Write.
 func (c *Conn) push() {
 	defer close(c.broken)
+	beat := time.NewTicker(pulse)
+	defer beat.Stop()
 	for {
+		var f []byte
 		select {
-		case f := <-c.out:
-			if c.outErr = c.frames.send(f); c.outErr != nil {
-				return
-			}
+		case f = <-c.out:
+		case <-beat.C:
 		case <-c.done:
 			c.outErr = net.ErrClosed
 			c.hangUp()
 			return
 		case <-c.frames.context().Done():
 			c.outErr = c.frames.context().Err()
+			return
+		}
+		if c.outErr = c.frames.send(f); c.outErr != nil {
 			return
 		}
 	}

@@ -35,6 +35,7 @@ type Gossip struct {
 	senders sync.WaitGroup // one goroutine for each node that packets go to
 
 	mu     sync.Mutex // guards what follows
+	over   bool
 	queues map[string]chan []byte
 }
 
@@ -90,7 +91,7 @@ func (g *Gossip) WriteToAddress(b []byte, a memberlist.Address) (time.Time, erro
 	}
 	g.mu.Lock()
 	q := g.queues[a.Name]
-	if q == nil && len(g.queues) < maxQueues {
+	if q == nil && len(g.queues) < maxQueues && !g.over {
 		q = make(chan []byte, maxQueued)
 		g.queues[a.Name] = q
 		g.senders.Go(func() { g.send(a, q) })
@@ -103,9 +104,6 @@ func (g *Gossip) WriteToAddress(b []byte, a memberlist.Address) (time.Time, erro
 	}
 	return time.Now(), nil
 }
-
-// idle is how long a node gets no packets before its queue goes.
-const idle = 5 * time.Minute
 
 // send empties one node's queue over one tunnel, and dials again when a packet is due.
 func (g *Gossip) send(a memberlist.Address, q <-chan []byte) {
@@ -195,9 +193,14 @@ func (g *Gossip) dial(p Purpose, a memberlist.Address, timeout time.Duration) (n
 	return c, nil
 }
 
-// Shutdown ends tunnels and goroutines; memberlist calls it once, before it stops listening.
+// Shutdown ends tunnels and goroutines. memberlist calls it first of all, and may still send.
 func (g *Gossip) Shutdown() error {
-	close(g.closed)
+	g.mu.Lock()
+	if !g.over {
+		g.over = true
+		close(g.closed)
+	}
+	g.mu.Unlock()
 	g.t.Cut(GossipPackets, GossipStream)
 	g.senders.Wait()
 	return nil

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -25,12 +26,14 @@ const (
 	protocol         = 1
 	handshakeTimeout = 2 * time.Second
 	nonceSize        = 16
+	// maxHello is more than a hello can have, and little to authenticate for a stranger.
+	maxHello = 1 << 10
 )
 
 // The handshake is three frames: the dialling side's hello, the accepting side's nonce with its
-// proof, and the dialling side's proof for that nonce, without which a recorded hello could be
-// played again. The last one costs no round trip. It proves who opened the tunnel; that nobody
-// else writes into it later is the business of TLS.
+// proof and its id, and the dialling side's proof for that nonce, without which a recorded hello
+// could be played again. The last one costs no round trip. It proves who opened the tunnel; that
+// nobody else writes into it later is the business of TLS.
 
 // handshakeKey is the key for this one use of the cluster secret (RFC 5869).
 func handshakeKey(secret []byte) []byte {
@@ -57,14 +60,27 @@ func (t *Tunnels) greet(c *Conn) error {
 		return err
 	case werr != nil:
 		return werr
-	case len(answer) != nonceSize+sha256.Size || !hmac.Equal(answer[nonceSize:], t.mac("accept", text, answer[:nonceSize])):
-		return errors.New("the other side does not know the cluster secret")
 	}
-	if err := t.believe(c.frames.context(), c.remote.Node); err != nil {
+	n, rest := cut(answer, nonceSize)
+	proof, id := cut(rest, sha256.Size)
+	switch {
+	case !hmac.Equal(proof, t.mac("accept", text, n, id)):
+		return errors.New("the other side does not know the cluster secret")
+	case len(id) == 0 || c.remote.Node != "" && c.remote.Node != string(id):
+		return fmt.Errorf("node %q has answered", id)
+	}
+	if err := t.believe(c.frames.context(), string(id)); err != nil {
 		return err
 	}
-	_, err = c.Write(t.mac("confirm", text, answer[:nonceSize]))
+	c.remote.Node = string(id)
+	_, err = c.Write(t.mac("confirm", text, n))
 	return err
+}
+
+// cut divides a frame; the first part is short when the frame is.
+func cut(frame []byte, at int) (first, rest []byte) {
+	at = min(at, len(frame))
+	return frame[:at], frame[at:]
 }
 
 // answer is the accepting side; its errors are for the wire.
@@ -79,22 +95,25 @@ func (t *Tunnels) answer(c *Conn) error {
 	} else if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	text := frame[min(sha256.Size, len(frame)):]
-	if !hmac.Equal(frame[:len(frame)-len(text)], t.mac("hello", text)) {
+	if len(frame) > maxHello {
+		return status.Errorf(codes.InvalidArgument, "a hello of %d bytes", len(frame))
+	}
+	proof, text := cut(frame, sha256.Size)
+	if !hmac.Equal(proof, t.mac("hello", text)) {
 		return status.Error(codes.Unauthenticated, "the cluster secrets differ")
 	}
 	var h peerpb.Hello
 	if err := proto.Unmarshal(text, &h); err != nil {
 		return status.Error(codes.InvalidArgument, "malformed hello")
 	}
+	if err := t.believe(c.frames.context(), h.From); err != nil {
+		return err // before check, which tells of this node
+	}
 	if err := t.check(&h); err != nil {
 		return err
 	}
-	if err := t.believe(c.frames.context(), h.From); err != nil {
-		return err
-	}
-	n := nonce()
-	if _, err := c.Write(append(n, t.mac("accept", text, n)...)); err != nil {
+	n, id := nonce(), []byte(t.o.ID)
+	if _, err := c.Write(slices.Concat(n, t.mac("accept", text, n, id), id)); err != nil {
 		return err
 	}
 	if proof, err := c.ReadFrame(); err != nil || !hmac.Equal(proof, t.mac("confirm", text, n)) {
@@ -128,23 +147,33 @@ func (t *Tunnels) check(h *peerpb.Hello) error {
 }
 
 // believe decides, where there is no secret, whether the other end of a stream is the node that it
-// says it is. An empty node is believed only on loopback.
+// says it is. With TLS a loopback address is no proof: whatever ends TLS on this machine and passes
+// streams on would be one.
 func (t *Tunnels) believe(ctx context.Context, node string) error {
 	if len(t.o.Secret) > 0 {
 		return nil
 	}
+	refuse := func(format string, args ...any) error {
+		return status.Errorf(codes.PermissionDenied, "node %q has no cluster secret, and "+format, append([]any{t.o.ID}, args...)...)
+	}
+	var info credentials.TLSInfo
 	p, ok := peer.FromContext(ctx)
-	if ok && isLoopback(p.Addr) {
-		return nil
-	}
 	if ok {
-		if info, isTLS := p.AuthInfo.(credentials.TLSInfo); isTLS && len(info.State.VerifiedChains) > 0 &&
-			info.State.PeerCertificates[0].VerifyHostname(node) == nil {
-			return nil
-		}
+		info, _ = p.AuthInfo.(credentials.TLSInfo)
 	}
-	return status.Errorf(codes.PermissionDenied,
-		"node %q has no cluster secret, so a peer must come from a loopback address or show a certificate for its node id", t.o.ID)
+	switch {
+	case len(info.State.VerifiedChains) > 0:
+		if err := info.State.PeerCertificates[0].VerifyHostname(node); err != nil {
+			return refuse("the certificate is not one of node %q: %v", node, err)
+		}
+		return nil
+	case t.o.TLS != nil:
+		return refuse("node %q has shown no certificate that TLS could verify", node)
+	case ok && isLoopback(p.Addr):
+		return nil
+	default:
+		return refuse("no TLS, so peers must come from a loopback address")
+	}
 }
 
 func isLoopback(a net.Addr) bool {
@@ -172,11 +201,12 @@ func nonce() []byte {
 	return n
 }
 
-// mac authenticates what a frame means and says. The parts but the first have fixed sizes.
+// mac authenticates what a frame means and says.
 func (t *Tunnels) mac(meaning string, parts ...[]byte) []byte {
 	m := hmac.New(sha256.New, t.key)
 	_, _ = fmt.Fprintf(m, "%s\x00", meaning) // a hash never fails
 	for _, p := range parts {
+		_, _ = fmt.Fprintf(m, "%d\x00", len(p))
 		m.Write(p)
 	}
 	return m.Sum(nil)

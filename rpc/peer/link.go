@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -20,8 +21,12 @@ type linkKey struct {
 
 type link struct {
 	cc       *grpc.ClientConn
+	users    int // tunnels or calls that are open, or being opened
 	timeouts int // handshakes in a row that had no answer
 }
+
+// unused: nobody would notice if it were closed.
+func (l *link) unused() bool { return l.users == 0 && l.cc.GetState() == connectivity.Idle }
 
 // redial is how fast a broken connection is tried again. gRPC's own pace slows down to two
 // minutes, far too slow after a partition; raft and memberlist have a pace of their own anyway.
@@ -30,15 +35,30 @@ var redial = grpc.ConnectParams{
 	MinConnectTimeout: time.Second,
 }
 
-// link returns the HTTP/2 connection for a key.
-func (t *Tunnels) link(k linkKey) (*grpc.ClientConn, error) {
+// idle is after how long a connection that has no tunnel or call, and a queue that gets no packets, is
+// given up. Without that, an address that a node once had would be dialled every second for ever.
+const idle = 5 * time.Minute
+
+// closeLater closes what nobody uses any more: Close waits for goroutines.
+func closeLater(cc *grpc.ClientConn) { go func() { _ = cc.Close() }() }
+
+// link returns the HTTP/2 connection for a key, to be given back with release. What is not used any
+// more goes when another one comes.
+func (t *Tunnels) link(k linkKey) (*link, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return nil, net.ErrClosed
 	}
 	if l := t.links[k]; l != nil {
-		return l.cc, nil
+		l.users++
+		return l, nil
+	}
+	for k, l := range t.links {
+		if l.unused() {
+			delete(t.links, k)
+			closeLater(l.cc)
+		}
 	}
 	creds := insecure.NewCredentials()
 	if t.o.TLS != nil {
@@ -52,29 +72,34 @@ func (t *Tunnels) link(k linkKey) (*grpc.ClientConn, error) {
 	}
 	cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(k.addr),
 		grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
-		grpc.WithConnectParams(redial), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
+		grpc.WithConnectParams(redial), grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, err
 	}
-	t.links[k] = &link{cc: cc}
-	return cc, nil
+	t.links[k] = &link{cc: cc, users: 1}
+	return t.links[k], nil
+}
+
+func (t *Tunnels) release(l *link) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l.users--
 }
 
 // report drops a link whose handshakes get no answer: TCP alone would notice a dead peer only
 // after a quarter of an hour, and HTTP/2 pings more often than every five minutes are punished by
 // a server with default options.
-func (t *Tunnels) report(k linkKey, cc *grpc.ClientConn, late bool) {
+func (t *Tunnels) report(k linkKey, l *link, late bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	l := t.links[k]
 	switch {
-	case l == nil || l.cc != cc:
+	case t.links[k] != l: // dropped already
 	case !late:
 		l.timeouts = 0
 	case l.timeouts < 2:
 		l.timeouts++
 	default:
 		delete(t.links, k)
-		go func() { _ = cc.Close() }() // nobody uses it any more; it waits for its goroutines
+		closeLater(l.cc)
 	}
 }

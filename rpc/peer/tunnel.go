@@ -46,8 +46,8 @@ type Options struct {
 	// ClusterID returns the id that the cluster has given itself, empty while this node has none. It
 	// must not wait.
 	ClusterID func() string
-	// Secret is the cluster secret. When it is empty a peer is believed on a loopback address, or
-	// when its certificate, verified by TLS, is valid for its node id as a DNS name.
+	// Secret is the cluster secret. When it is empty a peer is believed when its certificate, verified
+	// by TLS, is valid for its node id as a DNS name; or, without TLS, on a loopback address.
 	Secret []byte
 	// TLS is how other nodes are dialled; nil is without TLS.
 	TLS *tls.Config
@@ -139,16 +139,16 @@ func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb
 // when the other side does not want this node.
 func (t *Tunnels) Dial(ctx context.Context, p Purpose, node, addr string) (*Conn, error) {
 	k := linkKey{addr, p}
-	cc, err := t.link(k)
+	l, err := t.link(k)
 	if err != nil {
 		return nil, err
 	}
 	// The stream lives as long as the tunnel, not as long as ctx.
 	life, cancel := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, cancel)
-	c, err := t.open(life, cancel, cc, p, node)
+	c, err := t.open(life, cancel, l.cc, p, node)
 	late := !stop()
-	t.report(k, cc, late)
+	t.report(k, l, late || errors.Is(err, errSilent))
 	if err == nil && late {
 		err = context.Cause(ctx)
 	}
@@ -159,8 +159,13 @@ func (t *Tunnels) Dial(ctx context.Context, p Purpose, node, addr string) (*Conn
 	}
 	if err != nil {
 		cancel()
+		t.release(l)
 		return nil, fmt.Errorf("open a tunnel for %s to node %q at %s: %w", p, node, addr, err)
 	}
+	context.AfterFunc(c.frames.context(), func() {
+		cancel()
+		t.release(l)
+	})
 	return c, nil
 }
 

@@ -31,7 +31,7 @@ func options(id string, dial func(context.Context, string) (net.Conn, error)) Op
 }
 
 // pair starts node b with a server of default options, and node a that dials it.
-func pair(t testing.TB, spoil func(a, b *Options)) (n *simnet.Net, a, b *Tunnels, accepted chan *Conn) {
+func pair(t testing.TB, spoil func(a, b *Options), server ...grpc.ServerOption) (n *simnet.Net, a, b *Tunnels, accepted chan *Conn) {
 	n = simnet.New(0)
 	ao, bo := options("a", n.Dialer("a")), options("b", n.Dialer("b"))
 	if spoil != nil {
@@ -43,17 +43,17 @@ func pair(t testing.TB, spoil func(a, b *Options)) (n *simnet.Net, a, b *Tunnels
 		a.Handle(p, func(*Conn) {})
 		b.Handle(p, func(c *Conn) { accepted <- c })
 	}
-	server := grpc.NewServer()
-	b.Register(server)
+	host := grpc.NewServer(server...)
+	b.Register(host)
 	lis := n.Listen("b")
-	go func() { _ = server.Serve(lis) }()
+	go func() { _ = host.Serve(lis) }()
 	t.Cleanup(func() {
 		for _, x := range []*Tunnels{a, b} {
 			if err := x.Close(); err != nil {
 				t.Error(err)
 			}
 		}
-		server.GracefulStop() // returns, because Close has ended the tunnels
+		host.GracefulStop() // returns, because Close has ended the tunnels
 	})
 	return n, a, b, accepted
 }
@@ -117,21 +117,25 @@ func TestTunnel_Refuses(t *testing.T) {
 	}
 }
 
-// TestTunnel_Replay: whoever has recorded a hello can play it again, but cannot answer the nonce.
+// TestTunnel_Replay: whoever has recorded a tunnel can play it again from its first frame to its last,
+// but has no answer to the new nonce.
 func TestTunnel_Replay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, a, _, accepted := pair(t, nil)
-		var recorded []byte
-		spy := recorder{a, &recorded}
-		if err := spy.dial(t); err != nil {
+		var recorded [][]byte
+		c := tap(t, a, RaftControl, &recorded, nil)
+		if _, err := c.Write([]byte("what raft would say")); err != nil {
 			t.Fatal(err)
 		}
-		<-accepted
+		if f, err := (<-accepted).ReadFrame(); err != nil || string(f) != "what raft would say" {
+			t.Fatalf("got %q, %v", f, err)
+		}
+		if len(recorded) != 3 {
+			t.Fatalf("recorded %d frames", len(recorded))
+		}
 		stream := strangersStream(t, n)
-		for _, frame := range [][]byte{recorded, bytes.Repeat([]byte("p"), 32)} {
-			if err := stream.Send(&peerpb.TunnelRequest{Data: frame}); err != nil {
-				t.Fatal(err)
-			}
+		for _, frame := range recorded {
+			_ = stream.Send(&peerpb.TunnelRequest{Data: frame}) // Recv says why it failed
 		}
 		_, _ = stream.Recv() // the nonce
 		if _, err := stream.Recv(); status.Code(err) != codes.Unauthenticated {
@@ -143,48 +147,67 @@ func TestTunnel_Replay(t *testing.T) {
 	})
 }
 
-// recorder opens a tunnel as Dial does and keeps the hello.
-type recorder struct {
-	t     *Tunnels
-	hello *[]byte
+// tap opens a tunnel from a to node b as Dial does, and keeps the frames that go each way.
+func tap(t *testing.T, a *Tunnels, p Purpose, sent, received *[][]byte) *Conn {
+	t.Helper()
+	l, err := a.link(linkKey{"b", p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := peerpb.NewTunnelServiceClient(l.cc).Tunnel(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newConn(tapped{clientFrames{s}, sent, received}, func() { _ = s.CloseSend() }, cancel)
+	c.local, c.remote = Addr{a.o.ID, p}, Addr{"b", p}
+	if err := a.greet(c); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
-func (r recorder) dial(t *testing.T) error {
-	cc, err := r.t.link(linkKey{"b", RaftControl})
-	if err != nil {
-		return err
-	}
-	s, err := peerpb.NewTunnelServiceClient(cc).Tunnel(t.Context())
-	if err != nil {
-		return err
-	}
-	c := newConn(tapped{clientFrames{s}, r.hello}, func() {}, func() {})
-	c.local, c.remote = Addr{"a", RaftControl}, Addr{"b", RaftControl}
-	return r.t.greet(c)
-}
-
-// tapped keeps the first frame that is sent.
+// tapped keeps what goes through it; nil keeps nothing.
 type tapped struct {
 	frames
-	first *[]byte
+	sent, received *[][]byte
 }
 
 func (f tapped) send(b []byte) error {
-	if *f.first == nil {
-		*f.first = bytes.Clone(b)
+	if f.sent != nil {
+		*f.sent = append(*f.sent, bytes.Clone(b))
 	}
 	return f.frames.send(b)
+}
+
+func (f tapped) receive() ([]byte, error) {
+	b, err := f.frames.receive()
+	if err == nil && f.received != nil {
+		*f.received = append(*f.received, bytes.Clone(b))
+	}
+	return b, err
 }
 
 // strangersStream is a tunnel as anybody may open it who reaches the port.
 func strangersStream(t *testing.T, n *simnet.Net) grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse] {
 	t.Helper()
-	cc, err := grpc.NewClient("passthrough:///b", grpc.WithContextDialer(n.Dialer("stranger")),
+	return openStream(t, strangersLink(t, n, "stranger"))
+}
+
+// strangersLink is a connection to b's server from some host.
+func strangersLink(t *testing.T, n *simnet.Net, from string) *grpc.ClientConn {
+	t.Helper()
+	cc, err := grpc.NewClient("passthrough:///b", grpc.WithContextDialer(n.Dialer(from)),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cc.Close() })
+	return cc
+}
+
+func openStream(t *testing.T, cc *grpc.ClientConn) grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse] {
+	t.Helper()
 	s, err := peerpb.NewTunnelServiceClient(cc).Tunnel(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -192,21 +215,27 @@ func strangersStream(t *testing.T, n *simnet.Net) grpc.BidiStreamingClient[peerp
 	return s
 }
 
+// TestTunnel_Stranger: whatever somebody sends who does not know the secret, he gets no tunnel, and an
+// answer at once, or when the time for the handshake is over.
 func TestTunnel_Stranger(t *testing.T) {
 	for name, tt := range map[string]struct {
 		frames [][]byte
 		want   codes.Code
 	}{
 		"says nothing":       {nil, codes.DeadlineExceeded},
-		"an empty frame":     {[][]byte{{}}, codes.Unauthenticated},
+		"empty frames":       {[][]byte{{}, {}, {}}, codes.DeadlineExceeded},
+		"one byte":           {[][]byte{{0}}, codes.Unauthenticated},
 		"garbage":            {[][]byte{bytes.Repeat([]byte("x"), 1000)}, codes.Unauthenticated},
+		"the longest hello":  {[][]byte{make([]byte, maxHello)}, codes.Unauthenticated},
+		"a hello too long":   {[][]byte{make([]byte, maxHello+1)}, codes.InvalidArgument},
 		"a frame too large":  {[][]byte{make([]byte, maxFrame+1)}, codes.InvalidArgument},
 		"raft without hello": {[][]byte{{0, 1, 2, 3}, make([]byte, maxFrame)}, codes.Unauthenticated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n, _, _, accepted := pair(t, nil)
+				n, _, b, accepted := pair(t, nil)
 				stream := strangersStream(t, n)
+				start := time.Now()
 				for _, f := range tt.frames {
 					_ = stream.Send(&peerpb.TunnelRequest{Data: f}) // Recv says why it failed
 				}
@@ -214,12 +243,38 @@ func TestTunnel_Stranger(t *testing.T) {
 				if got := status.Code(err); got != tt.want {
 					t.Errorf("got %v, want %v", err, tt.want)
 				}
-				if len(accepted) != 0 {
-					t.Error("the tunnel was opened")
+				if took := time.Since(start); took != 0 && (tt.want != codes.DeadlineExceeded || took != handshakeTimeout) {
+					t.Errorf("took %v", took)
+				}
+				if len(accepted) != 0 || waiting(b) != 0 {
+					t.Errorf("%d tunnels were opened, %d handshakes go on", len(accepted), waiting(b))
 				}
 			})
 		})
 	}
+}
+
+// TestTunnel_Dripping: the time for the handshake is for all of it, not for each frame.
+func TestTunnel_Dripping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, _, accepted := pair(t, nil)
+		var recorded [][]byte
+		_ = tap(t, a, Call, &recorded, nil).Close() // never fails
+		<-accepted
+		stream := strangersStream(t, n)
+		start := time.Now()
+		go func() {
+			time.Sleep(handshakeTimeout - time.Millisecond)
+			_ = stream.Send(&peerpb.TunnelRequest{Data: recorded[0]}) // Recv says why it failed
+		}()
+		_, err := stream.Recv() // the nonce
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if took := time.Since(start); err == nil || took != handshakeTimeout {
+			t.Errorf("got %v after %v", err, took)
+		}
+	})
 }
 
 // TestTunnel_StrangersAreFew: streams that do not finish the handshake cannot pile up, and those of
