@@ -105,3 +105,11 @@ func (k *kind) asking(f func(proto.Message) string) *kind {
 
 func accountName(m proto.Message) string { return m.(*RegisterAccount).Name }
 func nothing(proto.Message) string       { return "" }
+
+// Since is the level that a kind came with, 0 for a kind that this binary does not know.
+func Since(k fsmpb.Kind) uint32 {
+	if k := kinds[k]; k != nil {
+		return k.since
+	}
+	return 0
+}
