@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
 
 	"example.com/chat/fsm/state"
 )
@@ -61,6 +62,10 @@ func (f *FSM) apply(logs []*raft.Log, answers []any) error {
 		return err
 	}
 	f.note()
+	for _, p := range b.Panics() {
+		f.o.Logger.Error("a command panicked, and was left out", zap.Uint64("entry", p.Entry), zap.Uint64("command", p.Command),
+			zap.Stringer("kind", p.Kind), zap.String("cause", p.Cause))
+	}
 	if len(events) > 0 {
 		f.o.Publish(events)
 	}

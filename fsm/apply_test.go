@@ -177,6 +177,46 @@ func TestApply_Panic(t *testing.T) {
 	}
 }
 
+// TestApply_Quarantine: from level 2 on a command that panics is left out, alike on every node, and
+// the machine goes on. A node on which alone it panics, since a record there is damaged, stops when the
+// states are compared.
+func TestApply_Quarantine(t *testing.T) {
+	logs := makeLog(t, 40)
+	session := []byte("s\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02")
+	send := command(t, actors[0], nil, &state.SendMessage{Target: state.ToUser("user1"), Text: "x"})
+	var ms []*machine
+	for range 3 {
+		m := newMachine(t)
+		m.apply(logs[:20], 10)
+		m.apply([]*raft.Log{entry(t, 21, epoch, command(t, state.Actor{}, nil, &state.RaiseLevel{Level: 2}))}, 1)
+		ms = append(ms, m)
+	}
+	for _, m := range ms[:2] {
+		if err := m.store.db.Set(session, []byte("short"), pebble.NoSync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, m := range ms {
+		rs, err := Results(m.Apply(entry(t, 22, epoch, send)))
+		if bad := i < 2; err != nil || errors.Is(state.Err(rs[0]), chaterr.ErrQuarantined) != bad || m.Audit().Doubtful() != bad {
+			t.Errorf("node %d: got %v, %v, %+v", i, rs, err, m.Audit())
+		}
+		m.apply([]*raft.Log{entry(t, 23, epoch, command(t, state.Actor{}, nil, &state.MarkState{}))}, 1)
+	}
+	same(t, ms[0], ms[1])
+	a := ms[0].Audit()
+	verify := entry(t, 24, epoch, command(t, state.Actor{}, nil, &state.VerifyState{Index: a.Mark, Hash: a.Hash}))
+	for i, m := range ms {
+		_, err := Results(m.Apply(verify))
+		if well := i < 2; well && err != nil || !well && !(errors.Is(err, chaterr.ErrDiverged) && errors.Is(m.Err(), chaterr.ErrFault)) {
+			t.Errorf("node %d: got %v", i, err)
+		}
+	}
+	if ms[2].Applied() != 23 || len(ms[2].faults) != 1 {
+		t.Errorf("the node that differs is at entry %d, with faults %v", ms[2].Applied(), ms[2].faults)
+	}
+}
+
 func TestResults(t *testing.T) {
 	sick := errors.New("sick")
 	rs := []*fsmpb.Result{{Seq: 1}}

@@ -46,6 +46,7 @@ type FSM struct {
 	state     *state.State // used by raft's goroutine alone
 	applied   progress
 	cluster   atomic.Pointer[string]
+	audit     atomic.Pointer[state.Audit]
 	broken    chan struct{} // closed at the first fault
 	once      sync.Once
 	fault     error // why broken was closed; read it only after that
@@ -119,8 +120,13 @@ func (f *FSM) note() {
 	if id := f.state.ClusterID(); id != f.ClusterID() {
 		f.cluster.Store(&id)
 	}
+	a := f.state.Audit()
+	f.audit.Store(&a)
 	f.applied.advance(f.state.Applied())
 }
+
+// Audit says how the state compares with that of other nodes, as of the last entry applied.
+func (f *FSM) Audit() state.Audit { return *f.audit.Load() }
 
 // ClusterID is empty until the first command of the cluster was applied.
 func (f *FSM) ClusterID() string {

@@ -42,6 +42,9 @@ const (
 	Kind_KIND_SEND_MESSAGE     Kind = 11
 	Kind_KIND_HIDE_MESSAGES    Kind = 12
 	Kind_KIND_MARK_READ        Kind = 13
+	Kind_KIND_RAISE_LEVEL      Kind = 14
+	Kind_KIND_MARK_STATE       Kind = 15
+	Kind_KIND_VERIFY_STATE     Kind = 16
 )
 
 // Enum value maps for Kind.
@@ -61,6 +64,9 @@ var (
 		11: "KIND_SEND_MESSAGE",
 		12: "KIND_HIDE_MESSAGES",
 		13: "KIND_MARK_READ",
+		14: "KIND_RAISE_LEVEL",
+		15: "KIND_MARK_STATE",
+		16: "KIND_VERIFY_STATE",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED":      0,
@@ -77,6 +83,9 @@ var (
 		"KIND_SEND_MESSAGE":     11,
 		"KIND_HIDE_MESSAGES":    12,
 		"KIND_MARK_READ":        13,
+		"KIND_RAISE_LEVEL":      14,
+		"KIND_MARK_STATE":       15,
+		"KIND_VERIFY_STATE":     16,
 	}
 )
 
@@ -126,6 +135,8 @@ const (
 	Reason_REASON_LIMIT                 Reason = 12
 	Reason_REASON_NO_SUCH_MESSAGE       Reason = 13
 	Reason_REASON_CLUSTER_FORMED        Reason = 14
+	// The command panicked and was left out.
+	Reason_REASON_QUARANTINED Reason = 15
 )
 
 // Enum value maps for Reason.
@@ -146,6 +157,7 @@ var (
 		12: "REASON_LIMIT",
 		13: "REASON_NO_SUCH_MESSAGE",
 		14: "REASON_CLUSTER_FORMED",
+		15: "REASON_QUARANTINED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":           0,
@@ -163,6 +175,7 @@ var (
 		"REASON_LIMIT":                 12,
 		"REASON_NO_SUCH_MESSAGE":       13,
 		"REASON_CLUSTER_FORMED":        14,
+		"REASON_QUARANTINED":           15,
 	}
 )
 
@@ -1023,6 +1036,143 @@ func (x *MarkRead) GetSeq() uint64 {
 	return 0
 }
 
+// RaiseLevel lets the cluster use what came with a level. A binary that does not support it stops.
+type RaiseLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseLevel) Reset() {
+	*x = RaiseLevel{}
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseLevel) ProtoMessage() {}
+
+func (x *RaiseLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseLevel.ProtoReflect.Descriptor instead.
+func (*RaiseLevel) Descriptor() ([]byte, []int) {
+	return file_chat_fsm_v1_entry_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RaiseLevel) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+// MarkState notes the state's hash, so that nodes can compare it.
+type MarkState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkState) Reset() {
+	*x = MarkState{}
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkState) ProtoMessage() {}
+
+func (x *MarkState) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkState.ProtoReflect.Descriptor instead.
+func (*MarkState) Descriptor() ([]byte, []int) {
+	return file_chat_fsm_v1_entry_proto_rawDescGZIP(), []int{16}
+}
+
+// VerifyState says which hash most voters have at the last mark. A node with another one has diverged,
+// and stops.
+type VerifyState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the entry with the mark. Another one than that of the last mark is refused.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Hash          uint64 `protobuf:"fixed64,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyState) Reset() {
+	*x = VerifyState{}
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyState) ProtoMessage() {}
+
+func (x *VerifyState) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyState.ProtoReflect.Descriptor instead.
+func (*VerifyState) Descriptor() ([]byte, []int) {
+	return file_chat_fsm_v1_entry_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *VerifyState) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *VerifyState) GetHash() uint64 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
 // Result is what a command did. It travels from the leader to the node that forwarded the
 // command, and is kept for retries.
 type Result struct {
@@ -1045,7 +1195,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_chat_fsm_v1_entry_proto_msgTypes[15]
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1207,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_entry_proto_msgTypes[15]
+	mi := &file_chat_fsm_v1_entry_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1220,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_entry_proto_rawDescGZIP(), []int{15}
+	return file_chat_fsm_v1_entry_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Result) GetReason() Reason {
@@ -1188,7 +1338,14 @@ const file_chat_fsm_v1_entry_proto_rawDesc = "" +
 	"\x04seqs\x18\x02 \x03(\x04R\x04seqs\"0\n" +
 	"\bMarkRead\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\x04R\x04room\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xf4\x01\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\"\n" +
+	"\n" +
+	"RaiseLevel\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\"\v\n" +
+	"\tMarkState\"7\n" +
+	"\vVerifyState\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\x06R\x04hash\"\xf4\x01\n" +
 	"\x06Result\x12+\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x13.chat.fsm.v1.ReasonR\x06reason\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
@@ -1198,7 +1355,7 @@ const file_chat_fsm_v1_entry_proto_rawDesc = "" +
 	"\aaccount\x18\x06 \x01(\x04R\aaccount\x12\x18\n" +
 	"\asession\x18\a \x01(\x04R\asession\x12\x12\n" +
 	"\x04room\x18\b \x01(\x04R\x04room\x12\x10\n" +
-	"\x03seq\x18\t \x01(\x04R\x03seq*\xd0\x02\n" +
+	"\x03seq\x18\t \x01(\x04R\x03seq*\x92\x03\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KIND_FORM_CLUSTER\x10\x01\x12\x19\n" +
@@ -1214,7 +1371,10 @@ const file_chat_fsm_v1_entry_proto_rawDesc = "" +
 	"\x12\x15\n" +
 	"\x11KIND_SEND_MESSAGE\x10\v\x12\x16\n" +
 	"\x12KIND_HIDE_MESSAGES\x10\f\x12\x12\n" +
-	"\x0eKIND_MARK_READ\x10\r*\x8d\x03\n" +
+	"\x0eKIND_MARK_READ\x10\r\x12\x14\n" +
+	"\x10KIND_RAISE_LEVEL\x10\x0e\x12\x13\n" +
+	"\x0fKIND_MARK_STATE\x10\x0f\x12\x15\n" +
+	"\x11KIND_VERIFY_STATE\x10\x10*\xa5\x03\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREASON_INVALID\x10\x01\x12\x1d\n" +
@@ -1231,7 +1391,8 @@ const file_chat_fsm_v1_entry_proto_rawDesc = "" +
 	"\x12REASON_DIRECT_ROOM\x10\v\x12\x10\n" +
 	"\fREASON_LIMIT\x10\f\x12\x1a\n" +
 	"\x16REASON_NO_SUCH_MESSAGE\x10\r\x12\x19\n" +
-	"\x15REASON_CLUSTER_FORMED\x10\x0eB\"Z example.com/chat/fsm/fsmpb;fsmpbb\x06proto3"
+	"\x15REASON_CLUSTER_FORMED\x10\x0e\x12\x16\n" +
+	"\x12REASON_QUARANTINED\x10\x0fB\"Z example.com/chat/fsm/fsmpb;fsmpbb\x06proto3"
 
 var (
 	file_chat_fsm_v1_entry_proto_rawDescOnce sync.Once
@@ -1246,7 +1407,7 @@ func file_chat_fsm_v1_entry_proto_rawDescGZIP() []byte {
 }
 
 var file_chat_fsm_v1_entry_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_chat_fsm_v1_entry_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_chat_fsm_v1_entry_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_chat_fsm_v1_entry_proto_goTypes = []any{
 	(Kind)(0),               // 0: chat.fsm.v1.Kind
 	(Reason)(0),             // 1: chat.fsm.v1.Reason
@@ -1265,7 +1426,10 @@ var file_chat_fsm_v1_entry_proto_goTypes = []any{
 	(*SendMessage)(nil),     // 14: chat.fsm.v1.SendMessage
 	(*HideMessages)(nil),    // 15: chat.fsm.v1.HideMessages
 	(*MarkRead)(nil),        // 16: chat.fsm.v1.MarkRead
-	(*Result)(nil),          // 17: chat.fsm.v1.Result
+	(*RaiseLevel)(nil),      // 17: chat.fsm.v1.RaiseLevel
+	(*MarkState)(nil),       // 18: chat.fsm.v1.MarkState
+	(*VerifyState)(nil),     // 19: chat.fsm.v1.VerifyState
+	(*Result)(nil),          // 20: chat.fsm.v1.Result
 }
 var file_chat_fsm_v1_entry_proto_depIdxs = []int32{
 	3, // 0: chat.fsm.v1.Entry.commands:type_name -> chat.fsm.v1.Command
@@ -1293,7 +1457,7 @@ func file_chat_fsm_v1_entry_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chat_fsm_v1_entry_proto_rawDesc), len(file_chat_fsm_v1_entry_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

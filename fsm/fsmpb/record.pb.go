@@ -91,9 +91,21 @@ type Meta struct {
 	// The last id given to an account, session or room.
 	LastId uint64 `protobuf:"varint,7,opt,name=last_id,json=lastId,proto3" json:"last_id,omitempty"`
 	// Operations with an older ULID time have been forgotten.
-	ForgottenMs   int64 `protobuf:"varint,8,opt,name=forgotten_ms,json=forgottenMs,proto3" json:"forgotten_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ForgottenMs int64 `protobuf:"varint,8,opt,name=forgotten_ms,json=forgottenMs,proto3" json:"forgotten_ms,omitempty"`
+	// What follows is kept from level 2 on.
+	// Hash over all changes since, in their order.
+	Hash uint64 `protobuf:"fixed64,9,opt,name=hash,proto3" json:"hash,omitempty"`
+	// How many commands were carried out since, marks and verifications left out.
+	Changes uint64 `protobuf:"varint,10,opt,name=changes,proto3" json:"changes,omitempty"`
+	// The last mark.
+	Mark *Mark `protobuf:"bytes,11,opt,name=mark,proto3" json:"mark,omitempty"`
+	// The last mark at which this state was like that of most voters.
+	VerifiedIndex uint64 `protobuf:"varint,12,opt,name=verified_index,json=verifiedIndex,proto3" json:"verified_index,omitempty"`
+	// How many commands were left out because they panicked, and the entry of the last one.
+	Quarantined     uint64 `protobuf:"varint,13,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	QuarantineIndex uint64 `protobuf:"varint,14,opt,name=quarantine_index,json=quarantineIndex,proto3" json:"quarantine_index,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Meta) Reset() {
@@ -182,6 +194,180 @@ func (x *Meta) GetForgottenMs() int64 {
 	return 0
 }
 
+func (x *Meta) GetHash() uint64 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
+func (x *Meta) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+func (x *Meta) GetMark() *Mark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
+func (x *Meta) GetVerifiedIndex() uint64 {
+	if x != nil {
+		return x.VerifiedIndex
+	}
+	return 0
+}
+
+func (x *Meta) GetQuarantined() uint64 {
+	if x != nil {
+		return x.Quarantined
+	}
+	return 0
+}
+
+func (x *Meta) GetQuarantineIndex() uint64 {
+	if x != nil {
+		return x.QuarantineIndex
+	}
+	return 0
+}
+
+// Mark is the state's hash before one entry.
+type Mark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Hash          uint64                 `protobuf:"fixed64,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	Changes       uint64                 `protobuf:"varint,3,opt,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mark) Reset() {
+	*x = Mark{}
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mark) ProtoMessage() {}
+
+func (x *Mark) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mark.ProtoReflect.Descriptor instead.
+func (*Mark) Descriptor() ([]byte, []int) {
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Mark) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Mark) GetHash() uint64 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
+func (x *Mark) GetChanges() uint64 {
+	if x != nil {
+		return x.Changes
+	}
+	return 0
+}
+
+// Quarantine is a command that was left out.
+type Quarantine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Its number in the entry, from 0.
+	Command uint32 `protobuf:"varint,2,opt,name=command,proto3" json:"command,omitempty"`
+	Kind    Kind   `protobuf:"varint,3,opt,name=kind,proto3,enum=chat.fsm.v1.Kind" json:"kind,omitempty"`
+	// SHA-256 of the payload.
+	Hash          []byte `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quarantine) Reset() {
+	*x = Quarantine{}
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quarantine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quarantine) ProtoMessage() {}
+
+func (x *Quarantine) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quarantine.ProtoReflect.Descriptor instead.
+func (*Quarantine) Descriptor() ([]byte, []int) {
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Quarantine) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Quarantine) GetCommand() uint32 {
+	if x != nil {
+		return x.Command
+	}
+	return 0
+}
+
+func (x *Quarantine) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *Quarantine) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 // Account is a user.
 type Account struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -201,7 +387,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[1]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -213,7 +399,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[1]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -226,7 +412,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{1}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Account) GetName() string {
@@ -290,7 +476,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[2]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -302,7 +488,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[2]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -315,7 +501,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Session) GetAccount() uint64 {
@@ -360,7 +546,7 @@ type Room struct {
 
 func (x *Room) Reset() {
 	*x = Room{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[3]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -372,7 +558,7 @@ func (x *Room) String() string {
 func (*Room) ProtoMessage() {}
 
 func (x *Room) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[3]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -385,7 +571,7 @@ func (x *Room) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Room.ProtoReflect.Descriptor instead.
 func (*Room) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Room) GetKind() RoomKind {
@@ -469,7 +655,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[4]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +667,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[4]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +680,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Member) GetLeft() bool {
@@ -560,7 +746,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[5]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +758,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[5]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +771,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Message) GetIndex() uint64 {
@@ -638,7 +824,7 @@ type RoomEvent struct {
 
 func (x *RoomEvent) Reset() {
 	*x = RoomEvent{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[6]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +836,7 @@ func (x *RoomEvent) String() string {
 func (*RoomEvent) ProtoMessage() {}
 
 func (x *RoomEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[6]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +849,7 @@ func (x *RoomEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoomEvent.ProtoReflect.Descriptor instead.
 func (*RoomEvent) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RoomEvent) GetWhat() isRoomEvent_What {
@@ -726,7 +912,7 @@ type Hidden struct {
 
 func (x *Hidden) Reset() {
 	*x = Hidden{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[7]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +924,7 @@ func (x *Hidden) String() string {
 func (*Hidden) ProtoMessage() {}
 
 func (x *Hidden) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[7]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +937,7 @@ func (x *Hidden) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hidden.ProtoReflect.Descriptor instead.
 func (*Hidden) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Hidden) GetRoom() uint64 {
@@ -787,7 +973,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[8]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +985,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[8]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +998,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Operation) GetIntent() []byte {
@@ -851,7 +1037,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[9]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1049,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[9]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1062,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Snapshot) GetFormat() uint32 {
@@ -946,7 +1132,7 @@ type Snapshot_File struct {
 
 func (x *Snapshot_File) Reset() {
 	*x = Snapshot_File{}
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[10]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1144,7 @@ func (x *Snapshot_File) String() string {
 func (*Snapshot_File) ProtoMessage() {}
 
 func (x *Snapshot_File) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_fsm_v1_record_proto_msgTypes[10]
+	mi := &file_chat_fsm_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1157,7 @@ func (x *Snapshot_File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot_File.ProtoReflect.Descriptor instead.
 func (*Snapshot_File) Descriptor() ([]byte, []int) {
-	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{9, 0}
+	return file_chat_fsm_v1_record_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *Snapshot_File) GetName() string {
@@ -992,7 +1178,7 @@ var File_chat_fsm_v1_record_proto protoreflect.FileDescriptor
 
 const file_chat_fsm_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x18chat/fsm/v1/record.proto\x12\vchat.fsm.v1\x1a\x17chat/fsm/v1/entry.proto\"\xd2\x01\n" +
+	"\x18chat/fsm/v1/record.proto\x12\vchat.fsm.v1\x1a\x17chat/fsm/v1/entry.proto\"\x9b\x03\n" +
 	"\x04Meta\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\rR\x05level\x12\x1d\n" +
@@ -1002,7 +1188,24 @@ const file_chat_fsm_v1_record_proto_rawDesc = "" +
 	"\x04term\x18\x05 \x01(\x04R\x04term\x12\x17\n" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x17\n" +
 	"\alast_id\x18\a \x01(\x04R\x06lastId\x12!\n" +
-	"\fforgotten_ms\x18\b \x01(\x03R\vforgottenMs\"\xe7\x01\n" +
+	"\fforgotten_ms\x18\b \x01(\x03R\vforgottenMs\x12\x12\n" +
+	"\x04hash\x18\t \x01(\x06R\x04hash\x12\x18\n" +
+	"\achanges\x18\n" +
+	" \x01(\x04R\achanges\x12%\n" +
+	"\x04mark\x18\v \x01(\v2\x11.chat.fsm.v1.MarkR\x04mark\x12%\n" +
+	"\x0everified_index\x18\f \x01(\x04R\rverifiedIndex\x12 \n" +
+	"\vquarantined\x18\r \x01(\x04R\vquarantined\x12)\n" +
+	"\x10quarantine_index\x18\x0e \x01(\x04R\x0fquarantineIndex\"J\n" +
+	"\x04Mark\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\x06R\x04hash\x12\x18\n" +
+	"\achanges\x18\x03 \x01(\x04R\achanges\"w\n" +
+	"\n" +
+	"Quarantine\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\rR\acommand\x12%\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x11.chat.fsm.v1.KindR\x04kind\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\"\xe7\x01\n" +
 	"\aAccount\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
 	"\rpassword_hash\x18\x02 \x01(\tR\fpasswordHash\x12)\n" +
@@ -1087,31 +1290,36 @@ func file_chat_fsm_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_chat_fsm_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_chat_fsm_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_chat_fsm_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_chat_fsm_v1_record_proto_goTypes = []any{
 	(RoomKind)(0),         // 0: chat.fsm.v1.RoomKind
 	(*Meta)(nil),          // 1: chat.fsm.v1.Meta
-	(*Account)(nil),       // 2: chat.fsm.v1.Account
-	(*Session)(nil),       // 3: chat.fsm.v1.Session
-	(*Room)(nil),          // 4: chat.fsm.v1.Room
-	(*Member)(nil),        // 5: chat.fsm.v1.Member
-	(*Message)(nil),       // 6: chat.fsm.v1.Message
-	(*RoomEvent)(nil),     // 7: chat.fsm.v1.RoomEvent
-	(*Hidden)(nil),        // 8: chat.fsm.v1.Hidden
-	(*Operation)(nil),     // 9: chat.fsm.v1.Operation
-	(*Snapshot)(nil),      // 10: chat.fsm.v1.Snapshot
-	(*Snapshot_File)(nil), // 11: chat.fsm.v1.Snapshot.File
-	(*Result)(nil),        // 12: chat.fsm.v1.Result
+	(*Mark)(nil),          // 2: chat.fsm.v1.Mark
+	(*Quarantine)(nil),    // 3: chat.fsm.v1.Quarantine
+	(*Account)(nil),       // 4: chat.fsm.v1.Account
+	(*Session)(nil),       // 5: chat.fsm.v1.Session
+	(*Room)(nil),          // 6: chat.fsm.v1.Room
+	(*Member)(nil),        // 7: chat.fsm.v1.Member
+	(*Message)(nil),       // 8: chat.fsm.v1.Message
+	(*RoomEvent)(nil),     // 9: chat.fsm.v1.RoomEvent
+	(*Hidden)(nil),        // 10: chat.fsm.v1.Hidden
+	(*Operation)(nil),     // 11: chat.fsm.v1.Operation
+	(*Snapshot)(nil),      // 12: chat.fsm.v1.Snapshot
+	(*Snapshot_File)(nil), // 13: chat.fsm.v1.Snapshot.File
+	(Kind)(0),             // 14: chat.fsm.v1.Kind
+	(*Result)(nil),        // 15: chat.fsm.v1.Result
 }
 var file_chat_fsm_v1_record_proto_depIdxs = []int32{
-	0,  // 0: chat.fsm.v1.Room.kind:type_name -> chat.fsm.v1.RoomKind
-	12, // 1: chat.fsm.v1.Operation.result:type_name -> chat.fsm.v1.Result
-	11, // 2: chat.fsm.v1.Snapshot.files:type_name -> chat.fsm.v1.Snapshot.File
-	3,  // [3:3] is the sub-list for method output_type
-	3,  // [3:3] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	2,  // 0: chat.fsm.v1.Meta.mark:type_name -> chat.fsm.v1.Mark
+	14, // 1: chat.fsm.v1.Quarantine.kind:type_name -> chat.fsm.v1.Kind
+	0,  // 2: chat.fsm.v1.Room.kind:type_name -> chat.fsm.v1.RoomKind
+	15, // 3: chat.fsm.v1.Operation.result:type_name -> chat.fsm.v1.Result
+	13, // 4: chat.fsm.v1.Snapshot.files:type_name -> chat.fsm.v1.Snapshot.File
+	5,  // [5:5] is the sub-list for method output_type
+	5,  // [5:5] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_chat_fsm_v1_record_proto_init() }
@@ -1120,7 +1328,7 @@ func file_chat_fsm_v1_record_proto_init() {
 		return
 	}
 	file_chat_fsm_v1_entry_proto_init()
-	file_chat_fsm_v1_record_proto_msgTypes[6].OneofWrappers = []any{
+	file_chat_fsm_v1_record_proto_msgTypes[8].OneofWrappers = []any{
 		(*RoomEvent_Joined)(nil),
 		(*RoomEvent_Left)(nil),
 	}
@@ -1130,7 +1338,7 @@ func file_chat_fsm_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chat_fsm_v1_record_proto_rawDesc), len(file_chat_fsm_v1_record_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

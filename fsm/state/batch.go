@@ -26,7 +26,9 @@ type Batch struct {
 	s      *State
 	b      *pebble.Batch
 	meta   *fsmpb.Meta
+	sum    sum
 	events []Event
+	panics []Panic
 	number uint32 // of the entry's next event
 }
 
@@ -46,6 +48,7 @@ func (b *Batch) Apply(index, term uint64, data []byte) ([]*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.sum.begin(b.meta.Hash)
 	b.pass(index, term)
 	b.meta.TimeMs = max(b.meta.TimeMs, timeMS)
 	b.number = 0
@@ -54,10 +57,12 @@ func (b *Batch) Apply(index, term uint64, data []byte) ([]*Result, error) {
 	}
 	results := make([]*Result, len(steps))
 	for i, s := range steps {
-		if results[i], err = b.run(s); err != nil {
+		if results[i], err = b.run(i, s); err != nil {
 			return nil, fmt.Errorf("entry %d, command %d: %w", index, i, err)
 		}
+		b.sum.number(uint64(results[i].Reason))
 	}
+	b.seal()
 	return results, nil
 }
 
@@ -82,6 +87,9 @@ func (b *Batch) Commit() ([]Event, error) {
 	b.s.meta = b.meta
 	return b.events, nil
 }
+
+// Panics are the commands that were left out because they panicked.
+func (b *Batch) Panics() []Panic { return b.panics }
 
 // Close ends a batch that was not committed.
 func (b *Batch) Close() error { return b.b.Close() }
@@ -124,11 +132,14 @@ func (b *Batch) decode(index uint64, data []byte) ([]step, int64, error) {
 func unknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 }
 
 // run carries out one command. A command that is refused leaves no trace.
-func (b *Batch) run(s step) (*Result, error) {
+func (b *Batch) run(number int, s step) (*Result, error) {
 	t := &tx{reader: reader{r: b.b}, b: b, account: s.command.Account, session: s.command.Session, lastID: b.meta.LastId}
-	r := t.run(s)
+	r, p := t.guarded(s)
 	if t.err != nil {
 		return nil, t.err
+	}
+	if p != nil {
+		return r, b.quarantine(number, s, p)
 	}
 	if r.Reason != fsmpb.Reason_REASON_UNSPECIFIED || r.Duplicate {
 		return r, nil
@@ -141,10 +152,14 @@ func (b *Batch) run(s step) (*Result, error) {
 	b.events = append(b.events, t.events...)
 	b.number += uint32(len(t.events))
 	b.meta.LastId = t.lastID
+	if b.hashes() && !s.kind.audits {
+		b.meta.Changes++
+	}
 	return r, nil
 }
 
 func (b *Batch) write(c change) error {
+	b.sum.change(c)
 	if c.value == nil {
 		return b.b.Delete(c.key, nil)
 	}

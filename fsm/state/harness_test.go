@@ -55,7 +55,8 @@ func newMachine(t testing.TB) *machine {
 		t.Fatal(err)
 	}
 	m := &machine{t: t, db: db, s: s, nowMS: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()}
-	m.do(Actor{}, nil, &FormCluster{ClusterId: "c"})
+	m.must(Actor{}, &FormCluster{ClusterId: "c"})
+	m.must(Actor{}, &RaiseLevel{Level: CurrentLevel})
 	return m
 }
 

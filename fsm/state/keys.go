@@ -5,21 +5,22 @@ import "encoding/binary"
 // Keys begin with one letter that says what is kept there. Numbers are eight bytes, big endian, so
 // that records stand in the order in which they are listed. DESIGN.md has the table.
 const (
-	keyMeta      = 'm' //                      Meta
-	keyAccount   = 'a' // account              Account
-	keyName      = 'n' // name                 account
-	keySession   = 's' // account, session     when made, hash of its token
-	keyToken     = 't' // hash of a token      Session
-	keyRoom      = 'r' // room                 Room
-	keyPublic    = 'p' // name                 room
-	keyDirect    = 'd' // lower, upper account room
-	keyMember    = 'b' // account, room        Member
-	keyRoster    = 'B' // room, account        empty
-	keyMessage   = 'M' // room, seq            Message
-	keyRoomEvent = 'E' // room, position       RoomEvent
-	keyHide      = 'h' // account, room, seq   empty
-	keyHidden    = 'H' // account, position    Hidden
-	keyOperation = 'o' // ULID, account        Operation
+	keyMeta       = 'm' //                      Meta
+	keyAccount    = 'a' // account              Account
+	keyName       = 'n' // name                 account
+	keySession    = 's' // account, session     when made, hash of its token
+	keyToken      = 't' // hash of a token      Session
+	keyRoom       = 'r' // room                 Room
+	keyPublic     = 'p' // name                 room
+	keyDirect     = 'd' // lower, upper account room
+	keyMember     = 'b' // account, room        Member
+	keyRoster     = 'B' // room, account        empty
+	keyMessage    = 'M' // room, seq            Message
+	keyRoomEvent  = 'E' // room, position       RoomEvent
+	keyHide       = 'h' // account, room, seq   empty
+	keyHidden     = 'H' // account, position    Hidden
+	keyOperation  = 'o' // ULID, account        Operation
+	keyQuarantine = 'q' // number modulo 64    Quarantine
 )
 
 // key makes a key of a letter and numbers.

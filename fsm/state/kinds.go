@@ -24,6 +24,9 @@ type (
 	SendMessage     = fsmpb.SendMessage
 	HideMessages    = fsmpb.HideMessages
 	MarkRead        = fsmpb.MarkRead
+	RaiseLevel      = fsmpb.RaiseLevel
+	MarkState       = fsmpb.MarkState
+	VerifyState     = fsmpb.VerifyState
 )
 
 // Command is one change of the state, as it stands in the log.
@@ -51,6 +54,7 @@ func NewCommand(a Actor, operationID []byte, payload proto.Message) (*Command, e
 type kind struct {
 	since     uint32 // the level that it came with
 	anonymous bool   // needs no session
+	audits    bool   // is no change that would be worth an audit
 	empty     func() proto.Message
 	apply     func(*tx, proto.Message) *Result
 	asks      func(proto.Message) string // what a retry asks again; nil for the whole payload
@@ -71,6 +75,9 @@ var kinds = map[fsmpb.Kind]*kind{
 	fsmpb.Kind_KIND_SEND_MESSAGE:     on((*tx).sendMessage),
 	fsmpb.Kind_KIND_HIDE_MESSAGES:    on((*tx).hideMessages),
 	fsmpb.Kind_KIND_MARK_READ:        on((*tx).markRead),
+	fsmpb.Kind_KIND_RAISE_LEVEL:      on((*tx).raiseLevel).anybody(),
+	fsmpb.Kind_KIND_MARK_STATE:       on((*tx).markState).anybody().auditing(),
+	fsmpb.Kind_KIND_VERIFY_STATE:     on((*tx).verifyState).anybody().auditing(),
 }
 
 // numbers finds the kind of a payload.
@@ -90,6 +97,12 @@ func on[P proto.Message](apply func(*tx, P) *Result) *kind {
 		empty: func() proto.Message { return p.ProtoReflect().New().Interface() },
 		apply: func(t *tx, m proto.Message) *Result { return apply(t, m.(P)) },
 	}
+}
+
+// auditing is for kinds that compare states and change nothing that users see.
+func (k *kind) auditing() *kind {
+	k.since, k.audits = hashLevel, true
+	return k
 }
 
 func (k *kind) anybody() *kind {

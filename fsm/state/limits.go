@@ -34,10 +34,14 @@ const (
 const forgetEvery = time.Minute
 
 // CurrentLevel is the highest feature level that this binary supports.
-const CurrentLevel = 1
+const CurrentLevel = 2
 
 // firstLevel is that of a state without entries, on every binary.
 const firstLevel = 1
+
+// hashLevel is the level from which on the state has a hash, and a command that panics is left out
+// and does not stop the node.
+const hashLevel = 2
 
 // format is the format of keys and records that this binary writes.
 const format = 1

@@ -440,4 +440,7 @@ func TestDeterminism(t *testing.T) {
 	if x, y := dump(t, a.db), dump(t, b.db); !bytes.Equal(x, y) {
 		t.Error("the states differ")
 	}
+	if a.s.Hash() != b.s.Hash() || a.s.Hash() == 0 {
+		t.Errorf("the hashes are %x and %x", a.s.Hash(), b.s.Hash())
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"runtime/debug"
 
 	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/protobuf/proto"
@@ -41,7 +43,7 @@ func (r *reader) value(k []byte, f func([]byte) error) (found bool) {
 			return r.check(k, f(c.value))
 		}
 	}
-	v, closer, err := r.r.Get(k)
+	v, closer, err := getFrom(r.r, k)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return false
 	}
@@ -94,10 +96,9 @@ func (r *reader) scan(lower, upper []byte, f func(k, v []byte) bool) {
 		r.fail(lower, err)
 		return
 	}
-	for ok := it.First(); ok; ok = it.Next() {
-		v, err := it.ValueAndErr()
+	for v, err := move(it, it.First); v != nil || err != nil; v, err = move(it, it.Next) {
 		if err != nil {
-			r.fail(it.Key(), err)
+			r.fail(lower, err)
 			break
 		}
 		if !f(it.Key(), v) {
@@ -121,4 +122,28 @@ func (r *reader) decode(k, v []byte, m proto.Message) (ok bool) {
 		return false
 	}
 	return true
+}
+
+// getFrom is Get of a store that may panic over damaged data.
+func getFrom(r pebble.Reader, k []byte) (v []byte, c io.Closer, err error) {
+	defer recoverStore(&err)
+	return r.Get(k)
+}
+
+// move makes a step of an iterator, and reads the value there; nil without an error is the end.
+func move(it *pebble.Iterator, step func() bool) (v []byte, err error) {
+	defer recoverStore(&err)
+	if !step() {
+		return nil, nil // Close says whether there was an error
+	}
+	if v, err = it.ValueAndErr(); v == nil && err == nil {
+		v = []byte{}
+	}
+	return v, err
+}
+
+func recoverStore(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%w: the store panicked: %v\n%s", chaterr.ErrCorrupt, p, debug.Stack())
+	}
 }

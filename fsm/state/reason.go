@@ -23,6 +23,7 @@ var reasons = map[fsmpb.Reason]error{
 	fsmpb.Reason_REASON_LIMIT:                 chaterr.ErrLimit,
 	fsmpb.Reason_REASON_NO_SUCH_MESSAGE:       chaterr.ErrNoSuchMessage,
 	fsmpb.Reason_REASON_CLUSTER_FORMED:        chaterr.ErrOtherCluster,
+	fsmpb.Reason_REASON_QUARANTINED:           chaterr.ErrQuarantined,
 }
 
 // Err is the error that a result stands for: nil when the command was carried out.

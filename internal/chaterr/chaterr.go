@@ -19,6 +19,9 @@ var (
 	ErrOverloaded = errors.New("overloaded")
 	// ErrFault: the node has failed and serves nothing until it is restarted. Retry on another node.
 	ErrFault = errors.New("the node has failed")
+	// ErrDiverged: the node's state has become another than that of most nodes. It serves nothing until
+	// it has theirs. Retry on another node.
+	ErrDiverged = errors.New("the node's state differs from that of most nodes")
 	// ErrClosed: the node or client was closed by its owner. Give up.
 	ErrClosed = errors.New("closed")
 )
@@ -64,6 +67,10 @@ var (
 	// ErrOtherCluster: a cursor, a data directory or a peer belongs to another cluster.
 	ErrOtherCluster = errors.New("belongs to another cluster")
 )
+
+// ErrQuarantined: carrying the command out panicked, and it was left out. That is a defect of this
+// library: report it, with the log. Give up; the same call is likely to end the same way.
+var ErrQuarantined = errors.New("the command made the node panic, and was left out")
 
 // What New and Start refuse. The process is to be set up differently.
 var (
