@@ -126,7 +126,7 @@ func (n *Node) wire() {
 	})
 	n.calls = peer.NewCalls(n.tunnels)
 	n.replica = replica.New(replica.Options{
-		NodeID: o.NodeID, Dir: n.dir, FSM: n.fsm, Leader: n.calls, Logger: o.Logger,
+		NodeID: o.NodeID, Dir: n.dir, FSM: n.fsm, Peers: n.calls, Logger: o.Logger,
 		Transport: func() replica.Transport {
 			return peer.NewRaft(n.tunnels, o.Advertise, 2*o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft")))
 		},
@@ -255,6 +255,9 @@ func (n *Node) Status() Status {
 		NodeID: n.o.NodeID, ClusterID: n.dir.Cluster().ID, Role: rpc.Follower, Term: n.replica.Term(),
 		Leader: n.replica.Leader(), Applied: n.replica.Applied(),
 	}
+	a := n.replica.Audit()
+	s.Level, s.Verified, s.Quarantined = a.Level, a.Verified, a.Quarantined
+	s.Alarm = n.alarm(a)
 	alive := map[string]bool{}
 	for _, i := range n.membership.Alive() {
 		alive[i.ID] = true
@@ -279,6 +282,18 @@ func (n *Node) Status() Status {
 	}
 	s.Ready = err == nil && n.wasReady.Load()
 	return s
+}
+
+// alarm says what an operator should look at though the node serves.
+func (n *Node) alarm(a state.Audit) string {
+	switch at := n.replica.Disputed(); {
+	case at > 0:
+		return fmt.Sprintf("the voters' states differ at entry %d, and no state is that of most voters", at)
+	case a.Quarantined > 0:
+		return fmt.Sprintf("%d commands panicked and were left out, the last one in entry %d; the log of that time has the cause", a.Quarantined, a.QuarantinedAt)
+	default:
+		return ""
+	}
 }
 
 // Done is closed when the node has failed and serves nothing any more. The process lives, and may

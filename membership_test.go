@@ -61,6 +61,12 @@ func TestMembership_FormsOnce(t *testing.T) {
 				t.Errorf("%s: %+v", n.Name, s)
 			}
 		}
+		time.Sleep(3 * time.Minute) // the level goes up, and the states are compared
+		for _, n := range c.Nodes {
+			if s := n.Status(); s.Level < 2 || s.Verified == 0 || s.Alarm != "" {
+				t.Errorf("%s after some minutes: %+v", n.Name, s)
+			}
+		}
 	})
 }
 

@@ -205,7 +205,7 @@ func TestApply_Quarantine(t *testing.T) {
 	}
 	same(t, ms[0], ms[1])
 	a := ms[0].Audit()
-	verify := entry(t, 24, epoch, command(t, state.Actor{}, nil, &state.VerifyState{Index: a.Mark, Hash: a.Hash}))
+	verify := entry(t, 24, epoch, command(t, state.Actor{}, nil, &state.VerifyState{Index: a.Mark, Hash: a.MarkHash}))
 	for i, m := range ms {
 		_, err := Results(m.Apply(verify))
 		if well := i < 2; well && err != nil || !well && !(errors.Is(err, chaterr.ErrDiverged) && errors.Is(m.Err(), chaterr.ErrFault)) {

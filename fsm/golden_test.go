@@ -247,7 +247,7 @@ func (g *goldenMaker) audit() proto.Message {
 	case g.seen.Level < 2 || g.r.IntN(20) > 0:
 		return nil
 	case g.seen.Pending():
-		return &state.VerifyState{Index: g.seen.Mark, Hash: g.seen.Hash}
+		return &state.VerifyState{Index: g.seen.Mark, Hash: g.seen.MarkHash}
 	default:
 		return &state.MarkState{}
 	}

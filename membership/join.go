@@ -83,6 +83,9 @@ func (m *Membership) admit(ctx context.Context, n node.Info) error {
 		return context.Cause(ctx)
 	}
 	defer func() { <-m.admitting }()
+	if level := m.o.Raft.Level(); n.Level < level {
+		return fmt.Errorf("%w: the cluster is at level %d, node %q supports level %d", chaterr.ErrUpgradeNeeded, level, n.ID, n.Level)
+	}
 	servers, index, err := m.o.Raft.Servers()
 	if err != nil {
 		return err

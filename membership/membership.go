@@ -27,6 +27,9 @@ type Raft interface {
 	Applied() uint64
 	// Formed reports whether the cluster's first command was applied.
 	Formed() bool
+	// Level is the cluster's feature level, and RaiseLevel moves it up.
+	Level() uint32
+	RaiseLevel(level uint32) error
 	// Bootstrap begins the cluster that the Ledger holds.
 	Bootstrap() error
 	AddNonvoter(id, addr string, prev uint64) error

@@ -32,6 +32,7 @@ func (m *Membership) reconcile(servers []node.Server, index uint64) {
 			v.Health[s.ID] = health{CaughtUpSince: m.stable[s.ID].since}
 		}
 	}
+	m.raise(servers)
 	s, ok := plan(v)
 	if !ok {
 		return

@@ -39,7 +39,16 @@ type Status struct {
 	Applied   uint64 // the last command that this node has applied
 	Ready     bool
 	Detail    string // what is missing when it is not ready; for people
-	Servers   []Server
+	// Level is the cluster's feature level: the highest one that all its servers support.
+	Level uint32
+	// Verified is the last entry at which the states of nodes were compared, and this node's was like
+	// that of most voters.
+	Verified uint64
+	// Quarantined is how many commands panicked and were left out since the cluster was formed.
+	Quarantined uint64
+	// Alarm is what an operator should look at though the node serves; for people.
+	Alarm   string
+	Servers []Server
 }
 
 // Server is a server of the raft configuration, as far as the node knows it.
@@ -63,6 +72,7 @@ func (s cluster) GetStatus(ctx context.Context, _ *chatpb.GetStatusRequest) (*ch
 	resp := &chatpb.GetStatusResponse{
 		NodeId: st.NodeID, Role: chatpb.Role(st.Role), Term: st.Term, LeaderId: st.Leader,
 		AppliedIndex: st.Applied, Ready: st.Ready, Detail: st.Detail, ClusterId: st.ClusterID,
+		Level: st.Level, VerifiedIndex: st.Verified, Quarantined: st.Quarantined, Alarm: st.Alarm,
 	}
 	if st.Role == Faulty {
 		resp.Detail = chaterr.ErrFault.Error() // what else there is to say names files: see public

@@ -14,14 +14,19 @@ import (
 // Audit is what there is to know for who compares the states of nodes.
 type Audit struct {
 	Level    uint32
+	Applied  uint64 // the last entry that the state holds
+	Hash     uint64 // of the state after it; 0 before level 2
 	Mark     uint64 // the entry with the last mark, 0 for none
-	Hash     uint64 // of the state at that mark
+	MarkHash uint64 // of the state before that entry
 	Changes  uint64 // commands since that mark, audits left out
 	Verified uint64 // the last mark that was found to be like that of most voters
 	// Quarantined is how many commands were left out because they panicked, and QuarantinedAt the entry
 	// of the last one, 0 for none.
 	Quarantined, QuarantinedAt uint64
 }
+
+// Compared reports whether the cluster's level is one at which states are compared.
+func (a Audit) Compared() bool { return a.Level >= hashLevel }
 
 // Pending reports whether the last mark waits to be verified.
 func (a Audit) Pending() bool { return a.Mark > a.Verified }
@@ -32,7 +37,7 @@ func (a Audit) Doubtful() bool { return a.QuarantinedAt > a.Mark }
 
 func auditOf(m *fsmpb.Meta) Audit {
 	return Audit{
-		Level: m.Level, Mark: m.GetMark().GetIndex(), Hash: m.GetMark().GetHash(), Changes: m.Changes - m.GetMark().GetChanges(),
+		Level: m.Level, Applied: m.Index, Hash: m.Hash, Mark: m.GetMark().GetIndex(), MarkHash: m.GetMark().GetHash(), Changes: m.Changes - m.GetMark().GetChanges(),
 		Verified: m.VerifiedIndex, Quarantined: m.Quarantined, QuarantinedAt: m.QuarantineIndex,
 	}
 }

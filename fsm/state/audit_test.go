@@ -182,10 +182,10 @@ func TestAudit_Diverged(t *testing.T) {
 				m.entry(m.command(Actor{3, 4}, nil, &MarkRead{Room: 99, Seq: 1})) // is refused everywhere
 			}
 			x, y := marked(a), marked(b)
-			if x.Hash == y.Hash || x.Hash == 0 || x.Mark != y.Mark {
+			if x.MarkHash == y.MarkHash || x.MarkHash == 0 || x.Mark != y.Mark {
 				t.Fatalf("the audits are %+v, %+v", x, y)
 			}
-			verify := &VerifyState{Index: x.Mark, Hash: x.Hash}
+			verify := &VerifyState{Index: x.Mark, Hash: x.MarkHash}
 			a.must(Actor{}, verify)
 			if got := a.s.Audit(); got.Verified != x.Mark || got.Pending() {
 				t.Errorf("verified is %+v", got)
@@ -210,10 +210,10 @@ func TestAudit(t *testing.T) {
 	alice := m.user("alice")
 	m.refuses(Actor{}, nil, &VerifyState{}, chaterr.ErrInvalid)
 	first := marked(m)
-	if first.Changes != 0 || !first.Pending() || first.Hash == 0 {
+	if first.Changes != 0 || !first.Pending() || first.MarkHash == 0 {
 		t.Errorf("at the mark: %+v", first)
 	}
-	m.must(Actor{}, &VerifyState{Index: first.Mark, Hash: first.Hash})
+	m.must(Actor{}, &VerifyState{Index: first.Mark, Hash: first.MarkHash})
 	if a := m.s.Audit(); a.Changes != 0 || a.Pending() || a.Verified != first.Mark {
 		t.Errorf("verified: %+v", a)
 	}
@@ -223,8 +223,8 @@ func TestAudit(t *testing.T) {
 		t.Errorf("after a change: %+v", a)
 	}
 	second := marked(m)
-	m.refuses(Actor{}, nil, &VerifyState{Index: first.Mark, Hash: first.Hash}, chaterr.ErrInvalid)
-	if a := m.s.Audit(); a != second || a.Verified != first.Mark {
+	m.refuses(Actor{}, nil, &VerifyState{Index: first.Mark, Hash: first.MarkHash}, chaterr.ErrInvalid)
+	if a := m.s.Audit(); a.Mark != second.Mark || a.Verified != first.Mark || !a.Pending() {
 		t.Errorf("after a late verification: %+v", a)
 	}
 }

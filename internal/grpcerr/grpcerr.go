@@ -54,8 +54,10 @@ var table = []row{
 	{chaterr.ErrUpgradeNeeded, codes.FailedPrecondition, "UPGRADE_NEEDED", 0},
 	{chaterr.ErrNodeIDTaken, codes.AlreadyExists, "NODE_ID_TAKEN", 0},
 	{chaterr.ErrPeerRefused, codes.PermissionDenied, "PEER_REFUSED", 0},
+	{chaterr.ErrQuarantined, codes.Internal, "QUARANTINED", 0},
 	{chaterr.ErrInvalid, codes.InvalidArgument, "INVALID", 0},
 	{chaterr.ErrFault, codes.Internal, "FAULT", 100 * time.Millisecond},
+	{chaterr.ErrDiverged, codes.Internal, "DIVERGED", 100 * time.Millisecond}, // comes with ErrFault
 }
 
 // ToStatus makes the error that goes over the wire. A status stays what it is. An error that is in

@@ -75,6 +75,7 @@ func startLoad(s *sim, senders int) *load {
 	r := rand.New(rand.NewPCG(s.seed, 1))
 	bugs := s.bugs
 	s.bugs.ackEarly = false
+	l.propose(r, nil, &state.RaiseLevel{Level: state.CurrentLevel})
 	a := l.propose(r, newOp(r), &state.RegisterAccount{Name: "alice", PasswordHash: "h"})
 	session := l.propose(r, nil, &state.CreateSession{Account: a.Account, TokenHash: bytes.Repeat([]byte{1}, 32), PasswordVersion: 1})
 	l.actor = state.Actor{Account: a.Account, Session: session.Session}

@@ -228,7 +228,7 @@ func (r *Replica) forwardAll(batch []*proposal) ([]*state.Result, uint64, error)
 	}
 	ctx, cancel := context.WithTimeout(r.life, r.o.ProposeTimeout)
 	defer cancel()
-	encoded, index, err := r.o.Leader.Forward(ctx, id, addr, commands)
+	encoded, index, err := r.o.Peers.Forward(ctx, id, addr, commands)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -60,7 +60,7 @@ func (r *Replica) readIndex() (uint64, error) {
 	if id == "" || id == r.o.NodeID {
 		return 0, chaterr.ErrNoLeader
 	}
-	index, err := r.o.Leader.ReadIndex(ctx, id, addr)
+	index, err := r.o.Peers.ReadIndex(ctx, id, addr)
 	if errors.Is(err, chaterr.ErrUnknownOutcome) {
 		err = fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err) // a read changes nothing
 	}

@@ -31,10 +31,13 @@ type Transport interface {
 	Mute(time.Duration)
 }
 
-// Leader does at the leader, which is another node, what only it can do.
-type Leader interface {
+// Peers are calls of other nodes.
+type Peers interface {
+	// Forward and ReadIndex do at the leader what only it can do.
 	Forward(ctx context.Context, id, addr string, commands [][]byte) (results [][]byte, index uint64, err error)
 	ReadIndex(ctx context.Context, id, addr string) (uint64, error)
+	// Mark is the hash that a node's state has at a mark.
+	Mark(ctx context.Context, id, addr string, index uint64) (hash uint64, err error)
 }
 
 // Options are what a Replica needs. Only those with a zero value named may be left out.
@@ -46,7 +49,7 @@ type Options struct {
 	// Transport makes a transport, when raft starts and each time that it is started anew; the one
 	// before is closed then.
 	Transport func() Transport
-	Leader    Leader
+	Peers     Peers
 	Logger    *zap.Logger
 	// Heartbeat is how long a follower waits for the leader, and then for its election; the leader's
 	// lease is half of it.
@@ -62,6 +65,8 @@ type Options struct {
 	// SnapshotEvery is how many entries make a snapshot worth while, and KeepEntries how many stay in
 	// the log behind it for followers that lag; 0 for 8,192 and 10,240.
 	SnapshotEvery, KeepEntries uint64
+	// AuditEvery is how long a change waits to be compared with the states of others; 0 for a minute.
+	AuditEvery time.Duration
 
 	// open puts the store's layers around the disk; nil for newStore. Tests put a faulty disk below
 	// them, or leave one out.
@@ -69,7 +74,7 @@ type Options struct {
 }
 
 // Replica is one node's raft. It is safe for concurrent use. Its goroutines are: batches (joins
-// commands into entries), leads (does what a new leader has to), restarts, supervise, the guard's
+// commands into entries), leads (does what a new leader has to), restarts, supervise, audits, the guard's
 // watch, one for each batch under way and for each read under way, and raft's own. They are gone when Close returns,
 // but for one that hangs in a call of the disk.
 type Replica struct {
@@ -96,6 +101,8 @@ type Replica struct {
 	asked   atomic.Int64           // futures of raft that have no answer yet
 	refuses atomic.Bool            // raft has refused the last batch though this node leads
 
+	disputed atomic.Uint64 // a mark at which no hash has most voters
+
 	mu     sync.Mutex // guards what follows
 	closed bool
 }
@@ -111,6 +118,9 @@ type engine struct {
 func New(o Options) *Replica {
 	r := &Replica{o: o, log: o.Logger.Named("replica"), clock: machineClock(), fault: make(chan struct{})}
 	r.turn, r.again, r.ended = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	if r.o.AuditEvery == 0 {
+		r.o.AuditEvery = auditEvery
+	}
 	r.life, r.stop = context.WithCancel(context.Background())
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
 	r.local = flight{run: r.barrier, spawn: r.spawn}
@@ -153,6 +163,7 @@ func (r *Replica) Start() error {
 	r.spawn(r.batches)
 	r.spawn(r.restarts)
 	r.spawn(r.supervise)
+	r.spawn(r.audits)
 	return nil
 }
 
@@ -317,15 +328,7 @@ func (r *Replica) form() error {
 	if _, err := r.local.join(r.life); err != nil || r.Formed() { // what was committed before is applied
 		return err
 	}
-	c, err := state.NewCommand(state.Actor{}, nil, &state.FormCluster{ClusterId: r.o.Dir.Cluster().ID})
-	if err != nil {
-		return err
-	}
-	res, err := r.Propose(r.life, c)
-	if err != nil {
-		return err
-	}
-	return state.Err(res)
+	return r.propose(&state.FormCluster{ClusterId: r.o.Dir.Cluster().ID})
 }
 
 // Fail ends the replica: it serves nothing from now on, and the process lives. The first error

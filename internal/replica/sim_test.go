@@ -27,6 +27,7 @@ type sim struct {
 	net      *simnet.Net
 	machines []*machine
 	bugs     bugs
+	damaged  bool // a state was damaged on purpose
 
 	mu       sync.Mutex               // guards what follows
 	leaders  map[uint64]string        // by term
@@ -34,6 +35,7 @@ type sim struct {
 	events   map[state.Position]event // what was applied
 	votes    map[castVote]bool        // that were cast
 	installs map[install]int          // how often
+	hashes   map[uint64]uint64        // of the state, by the entry that it holds
 	faults   []string
 }
 
@@ -121,6 +123,9 @@ func (s *sim) wrote(logs []*raft.Log) {
 func (s *sim) published(id string, events []state.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.damaged {
+		return
+	}
 	for _, e := range events {
 		got := event{e.Kind, e.Account, e.Room, e.Seq, e.Text}
 		if old, ok := s.events[e.Position]; ok && old != got && len(s.faults) < 5 {
@@ -138,6 +143,7 @@ func (s *sim) elected(ctx context.Context) {
 			if n == nil {
 				continue
 			}
+			s.alike(m.id, n.replica.Audit())
 			term := n.replica.Term()
 			if !n.replica.Leading() || n.replica.Term() != term {
 				continue
@@ -153,12 +159,22 @@ func (s *sim) elected(ctx context.Context) {
 	}
 }
 
+// alike checks that states that hold the same entries have one hash.
+func (s *sim) alike(id string, a state.Audit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.hashes[a.Applied]; ok && old != a.Hash && len(s.faults) < 5 && !s.damaged {
+		s.faults = append(s.faults, fmt.Sprintf("%s has hash %x after entry %d, another %x", id, a.Hash, a.Applied, old))
+	}
+	s.hashes[a.Applied] = a.Hash
+}
+
 // newSim starts n machines that form a cluster. It ends with the test.
 func newSim(t *testing.T, n int, seed uint64, b bugs) *sim {
 	delay := []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 10 * time.Millisecond}[seed%3]
 	s := &sim{
 		t: t, seed: seed, net: simnet.New(delay), bugs: b,
-		leaders: map[uint64]string{}, written: map[entryID][32]byte{}, events: map[state.Position]event{}, votes: map[castVote]bool{}, installs: map[install]int{},
+		leaders: map[uint64]string{}, written: map[entryID][32]byte{}, events: map[state.Position]event{}, votes: map[castVote]bool{}, installs: map[install]int{}, hashes: map[uint64]uint64{},
 	}
 	dir := t.TempDir()
 	for i := range n {

@@ -132,8 +132,16 @@ type GetStatusResponse struct {
 	// What is missing when it is not ready, or broken; for people.
 	Detail string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
 	// The servers of the committed raft configuration. Only for callers with a session.
-	Servers       []*Server `protobuf:"bytes,8,rep,name=servers,proto3" json:"servers,omitempty"`
-	ClusterId     string    `protobuf:"bytes,9,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Servers   []*Server `protobuf:"bytes,8,rep,name=servers,proto3" json:"servers,omitempty"`
+	ClusterId string    `protobuf:"bytes,9,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Feature level of the cluster: the highest one that all its servers support.
+	Level uint32 `protobuf:"varint,10,opt,name=level,proto3" json:"level,omitempty"`
+	// The last entry at which the states of most voters were compared, and this node's was like theirs.
+	VerifiedIndex uint64 `protobuf:"varint,11,opt,name=verified_index,json=verifiedIndex,proto3" json:"verified_index,omitempty"`
+	// How many commands panicked and were left out since the cluster was formed.
+	Quarantined uint64 `protobuf:"varint,12,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	// What an operator should look at, though the node serves; empty while there is nothing. For people.
+	Alarm         string `protobuf:"bytes,13,opt,name=alarm,proto3" json:"alarm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,6 +239,34 @@ func (x *GetStatusResponse) GetClusterId() string {
 	return ""
 }
 
+func (x *GetStatusResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetVerifiedIndex() uint64 {
+	if x != nil {
+		return x.VerifiedIndex
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetQuarantined() uint64 {
+	if x != nil {
+		return x.Quarantined
+	}
+	return 0
+}
+
+func (x *GetStatusResponse) GetAlarm() string {
+	if x != nil {
+		return x.Alarm
+	}
+	return ""
+}
+
 // Server is a member of the cluster.
 type Server struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -306,7 +342,7 @@ var File_chat_v1_cluster_proto protoreflect.FileDescriptor
 const file_chat_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x15chat/v1/cluster.proto\x12\achat.v1\"\x12\n" +
-	"\x10GetStatusRequest\"\x9d\x02\n" +
+	"\x10GetStatusRequest\"\x92\x03\n" +
 	"\x11GetStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
 	"\x04role\x18\x02 \x01(\x0e2\r.chat.v1.RoleR\x04role\x12\x12\n" +
@@ -317,7 +353,12 @@ const file_chat_v1_cluster_proto_rawDesc = "" +
 	"\x06detail\x18\a \x01(\tR\x06detail\x12)\n" +
 	"\aservers\x18\b \x03(\v2\x0f.chat.v1.ServerR\aservers\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\t \x01(\tR\tclusterId\"^\n" +
+	"cluster_id\x18\t \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05level\x18\n" +
+	" \x01(\rR\x05level\x12%\n" +
+	"\x0everified_index\x18\v \x01(\x04R\rverifiedIndex\x12 \n" +
+	"\vquarantined\x18\f \x01(\x04R\vquarantined\x12\x14\n" +
+	"\x05alarm\x18\r \x01(\tR\x05alarm\"^\n" +
 	"\x06Server\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +

@@ -27,6 +27,8 @@ type Log interface {
 	Forwarded(ctx context.Context, commands [][]byte) (results [][]byte, index uint64, err error)
 	// LeaderReadIndex is the index that a linearizable read elsewhere has to wait for.
 	LeaderReadIndex(ctx context.Context) (uint64, error)
+	// Mark is the hash that the node's state has at the mark in an entry.
+	Mark(ctx context.Context, index uint64) (hash uint64, err error)
 }
 
 // Membership is what a node says when the cluster is formed or grows.
@@ -192,6 +194,12 @@ func (c *Calls) Forward(ctx context.Context, id, addr string, commands [][]byte)
 func (c *Calls) ReadIndex(ctx context.Context, id, addr string) (uint64, error) {
 	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.ReadIndex, &peerpb.ReadIndexRequest{})
 	return a.GetIndex(), err
+}
+
+// Mark asks a node for the hash of its state at a mark.
+func (c *Calls) Mark(ctx context.Context, id, addr string, index uint64) (hash uint64, err error) {
+	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Mark, &peerpb.MarkRequest{Index: index})
+	return a.GetHash(), err
 }
 
 // Promise asks for a promise.

@@ -24,12 +24,14 @@ import (
 type fakeLog struct {
 	forwarded func(ctx context.Context, commands [][]byte) ([][]byte, uint64, error)
 	readIndex func(ctx context.Context) (uint64, error)
+	mark      func(ctx context.Context, index uint64) (uint64, error)
 }
 
 func (f fakeLog) Forwarded(ctx context.Context, commands [][]byte) ([][]byte, uint64, error) {
 	return f.forwarded(ctx, commands)
 }
-func (f fakeLog) LeaderReadIndex(ctx context.Context) (uint64, error) { return f.readIndex(ctx) }
+func (f fakeLog) LeaderReadIndex(ctx context.Context) (uint64, error)    { return f.readIndex(ctx) }
+func (f fakeLog) Mark(ctx context.Context, index uint64) (uint64, error) { return f.mark(ctx, index) }
 
 type fakeMembership struct {
 	promise func(attempt string) (string, node.Cluster, error)
@@ -94,6 +96,7 @@ func TestCalls_RoundTrip(t *testing.T) {
 				return [][]byte{[]byte("r1"), []byte("r2"), {}}, 42, nil
 			},
 			readIndex: func(context.Context) (uint64, error) { return 43, nil },
+			mark:      func(_ context.Context, index uint64) (uint64, error) { return index | 1<<63, nil },
 		}, fakeMembership{
 			promise: func(attempt string) (string, node.Cluster, error) { return attempt + "!", cluster, nil },
 			adopt: func(attempt string, c node.Cluster) error {
@@ -113,6 +116,8 @@ func TestCalls_RoundTrip(t *testing.T) {
 		same([]any{results, index, err}, []any{[][]byte{[]byte("r1"), []byte("r2"), {}}, uint64(42), nil})
 		index, err = a.ReadIndex(ctx, "b", "b")
 		same([]any{index, err}, []any{uint64(43), nil})
+		hash, err := a.Mark(ctx, "b", "b", 44)
+		same([]any{hash, err}, []any{uint64(44 | 1<<63), nil})
 		highest, in, err := a.Promise(ctx, "b", "b", "x")
 		same([]any{highest, in, err}, []any{"x!", cluster, nil})
 		same(a.Adopt(ctx, "b", "b", "000000000001.n", cluster), nil)

@@ -29,6 +29,12 @@ func (s *service) ReadIndex(ctx context.Context, _ *peerpb.ReadIndexRequest) (*p
 	return &peerpb.ReadIndexResponse{Index: index}, grpcerr.ToStatus(err)
 }
 
+// Mark answers Calls.Mark.
+func (s *service) Mark(ctx context.Context, q *peerpb.MarkRequest) (*peerpb.MarkResponse, error) {
+	hash, err := s.log.Mark(ctx, q.Index)
+	return &peerpb.MarkResponse{Hash: hash}, grpcerr.ToStatus(err)
+}
+
 // Promise answers Calls.Promise.
 func (s *service) Promise(_ context.Context, q *peerpb.PromiseRequest) (*peerpb.PromiseResponse, error) {
 	highest, in, err := s.membership.Promise(q.Attempt)

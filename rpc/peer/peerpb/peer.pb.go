@@ -392,6 +392,95 @@ func (x *ReadIndexResponse) GetIndex() uint64 {
 	return 0
 }
 
+type MarkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the entry with the mark.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkRequest) Reset() {
+	*x = MarkRequest{}
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkRequest) ProtoMessage() {}
+
+func (x *MarkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkRequest.ProtoReflect.Descriptor instead.
+func (*MarkRequest) Descriptor() ([]byte, []int) {
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MarkRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type MarkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hash          uint64                 `protobuf:"fixed64,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkResponse) Reset() {
+	*x = MarkResponse{}
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkResponse) ProtoMessage() {}
+
+func (x *MarkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkResponse.ProtoReflect.Descriptor instead.
+func (*MarkResponse) Descriptor() ([]byte, []int) {
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *MarkResponse) GetHash() uint64 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
 type PromiseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One try to form a cluster. Attempts are ordered as text.
@@ -402,7 +491,7 @@ type PromiseRequest struct {
 
 func (x *PromiseRequest) Reset() {
 	*x = PromiseRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +503,7 @@ func (x *PromiseRequest) String() string {
 func (*PromiseRequest) ProtoMessage() {}
 
 func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +516,7 @@ func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
 func (*PromiseRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PromiseRequest) GetAttempt() string {
@@ -451,7 +540,7 @@ type PromiseResponse struct {
 
 func (x *PromiseResponse) Reset() {
 	*x = PromiseResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +552,7 @@ func (x *PromiseResponse) String() string {
 func (*PromiseResponse) ProtoMessage() {}
 
 func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +565,7 @@ func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseResponse.ProtoReflect.Descriptor instead.
 func (*PromiseResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PromiseResponse) GetHighest() string {
@@ -512,7 +601,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +613,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +626,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AdoptRequest) GetAttempt() string {
@@ -569,7 +658,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +670,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +683,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 type JoinRequest struct {
@@ -608,7 +697,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +709,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +722,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinRequest) GetNode() *Node {
@@ -659,7 +748,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +760,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +773,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -702,7 +791,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +803,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +816,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 type ProbeResponse struct {
@@ -739,7 +828,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +840,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +853,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProbeResponse) GetNode() *Node {
@@ -796,7 +885,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +897,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +910,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Node) GetId() string {
@@ -905,7 +994,11 @@ const file_chat_peer_v1_peer_proto_rawDesc = "" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"\x12\n" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"*\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"#\n" +
+	"\vMarkRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\"\n" +
+	"\fMarkResponse\x12\x12\n" +
+	"\x04hash\x18\x01 \x01(\x06R\x04hash\"*\n" +
 	"\x0ePromiseRequest\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\"x\n" +
 	"\x0fPromiseResponse\x12\x18\n" +
@@ -939,10 +1032,11 @@ const file_chat_peer_v1_peer_proto_rawDesc = "" +
 	"\x05level\x18\a \x01(\rR\x05level\x12#\n" +
 	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex2X\n" +
 	"\rTunnelService\x12G\n" +
-	"\x06Tunnel\x12\x1b.chat.peer.v1.TunnelRequest\x1a\x1c.chat.peer.v1.TunnelResponse(\x010\x012\xae\x03\n" +
+	"\x06Tunnel\x12\x1b.chat.peer.v1.TunnelRequest\x1a\x1c.chat.peer.v1.TunnelResponse(\x010\x012\xed\x03\n" +
 	"\vPeerService\x12F\n" +
 	"\aForward\x12\x1c.chat.peer.v1.ForwardRequest\x1a\x1d.chat.peer.v1.ForwardResponse\x12L\n" +
-	"\tReadIndex\x12\x1e.chat.peer.v1.ReadIndexRequest\x1a\x1f.chat.peer.v1.ReadIndexResponse\x12F\n" +
+	"\tReadIndex\x12\x1e.chat.peer.v1.ReadIndexRequest\x1a\x1f.chat.peer.v1.ReadIndexResponse\x12=\n" +
+	"\x04Mark\x12\x19.chat.peer.v1.MarkRequest\x1a\x1a.chat.peer.v1.MarkResponse\x12F\n" +
 	"\aPromise\x12\x1c.chat.peer.v1.PromiseRequest\x1a\x1d.chat.peer.v1.PromiseResponse\x12@\n" +
 	"\x05Adopt\x12\x1a.chat.peer.v1.AdoptRequest\x1a\x1b.chat.peer.v1.AdoptResponse\x12=\n" +
 	"\x04Join\x12\x19.chat.peer.v1.JoinRequest\x1a\x1a.chat.peer.v1.JoinResponse\x12@\n" +
@@ -960,7 +1054,7 @@ func file_chat_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_chat_peer_v1_peer_proto_rawDescData
 }
 
-var file_chat_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_chat_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_chat_peer_v1_peer_proto_goTypes = []any{
 	(*TunnelRequest)(nil),     // 0: chat.peer.v1.TunnelRequest
 	(*TunnelResponse)(nil),    // 1: chat.peer.v1.TunnelResponse
@@ -969,37 +1063,41 @@ var file_chat_peer_v1_peer_proto_goTypes = []any{
 	(*ForwardResponse)(nil),   // 4: chat.peer.v1.ForwardResponse
 	(*ReadIndexRequest)(nil),  // 5: chat.peer.v1.ReadIndexRequest
 	(*ReadIndexResponse)(nil), // 6: chat.peer.v1.ReadIndexResponse
-	(*PromiseRequest)(nil),    // 7: chat.peer.v1.PromiseRequest
-	(*PromiseResponse)(nil),   // 8: chat.peer.v1.PromiseResponse
-	(*AdoptRequest)(nil),      // 9: chat.peer.v1.AdoptRequest
-	(*AdoptResponse)(nil),     // 10: chat.peer.v1.AdoptResponse
-	(*JoinRequest)(nil),       // 11: chat.peer.v1.JoinRequest
-	(*JoinResponse)(nil),      // 12: chat.peer.v1.JoinResponse
-	(*ProbeRequest)(nil),      // 13: chat.peer.v1.ProbeRequest
-	(*ProbeResponse)(nil),     // 14: chat.peer.v1.ProbeResponse
-	(*Node)(nil),              // 15: chat.peer.v1.Node
+	(*MarkRequest)(nil),       // 7: chat.peer.v1.MarkRequest
+	(*MarkResponse)(nil),      // 8: chat.peer.v1.MarkResponse
+	(*PromiseRequest)(nil),    // 9: chat.peer.v1.PromiseRequest
+	(*PromiseResponse)(nil),   // 10: chat.peer.v1.PromiseResponse
+	(*AdoptRequest)(nil),      // 11: chat.peer.v1.AdoptRequest
+	(*AdoptResponse)(nil),     // 12: chat.peer.v1.AdoptResponse
+	(*JoinRequest)(nil),       // 13: chat.peer.v1.JoinRequest
+	(*JoinResponse)(nil),      // 14: chat.peer.v1.JoinResponse
+	(*ProbeRequest)(nil),      // 15: chat.peer.v1.ProbeRequest
+	(*ProbeResponse)(nil),     // 16: chat.peer.v1.ProbeResponse
+	(*Node)(nil),              // 17: chat.peer.v1.Node
 }
 var file_chat_peer_v1_peer_proto_depIdxs = []int32{
-	15, // 0: chat.peer.v1.PromiseResponse.servers:type_name -> chat.peer.v1.Node
-	15, // 1: chat.peer.v1.AdoptRequest.servers:type_name -> chat.peer.v1.Node
-	15, // 2: chat.peer.v1.JoinRequest.node:type_name -> chat.peer.v1.Node
-	15, // 3: chat.peer.v1.ProbeResponse.node:type_name -> chat.peer.v1.Node
+	17, // 0: chat.peer.v1.PromiseResponse.servers:type_name -> chat.peer.v1.Node
+	17, // 1: chat.peer.v1.AdoptRequest.servers:type_name -> chat.peer.v1.Node
+	17, // 2: chat.peer.v1.JoinRequest.node:type_name -> chat.peer.v1.Node
+	17, // 3: chat.peer.v1.ProbeResponse.node:type_name -> chat.peer.v1.Node
 	0,  // 4: chat.peer.v1.TunnelService.Tunnel:input_type -> chat.peer.v1.TunnelRequest
 	3,  // 5: chat.peer.v1.PeerService.Forward:input_type -> chat.peer.v1.ForwardRequest
 	5,  // 6: chat.peer.v1.PeerService.ReadIndex:input_type -> chat.peer.v1.ReadIndexRequest
-	7,  // 7: chat.peer.v1.PeerService.Promise:input_type -> chat.peer.v1.PromiseRequest
-	9,  // 8: chat.peer.v1.PeerService.Adopt:input_type -> chat.peer.v1.AdoptRequest
-	11, // 9: chat.peer.v1.PeerService.Join:input_type -> chat.peer.v1.JoinRequest
-	13, // 10: chat.peer.v1.PeerService.Probe:input_type -> chat.peer.v1.ProbeRequest
-	1,  // 11: chat.peer.v1.TunnelService.Tunnel:output_type -> chat.peer.v1.TunnelResponse
-	4,  // 12: chat.peer.v1.PeerService.Forward:output_type -> chat.peer.v1.ForwardResponse
-	6,  // 13: chat.peer.v1.PeerService.ReadIndex:output_type -> chat.peer.v1.ReadIndexResponse
-	8,  // 14: chat.peer.v1.PeerService.Promise:output_type -> chat.peer.v1.PromiseResponse
-	10, // 15: chat.peer.v1.PeerService.Adopt:output_type -> chat.peer.v1.AdoptResponse
-	12, // 16: chat.peer.v1.PeerService.Join:output_type -> chat.peer.v1.JoinResponse
-	14, // 17: chat.peer.v1.PeerService.Probe:output_type -> chat.peer.v1.ProbeResponse
-	11, // [11:18] is the sub-list for method output_type
-	4,  // [4:11] is the sub-list for method input_type
+	7,  // 7: chat.peer.v1.PeerService.Mark:input_type -> chat.peer.v1.MarkRequest
+	9,  // 8: chat.peer.v1.PeerService.Promise:input_type -> chat.peer.v1.PromiseRequest
+	11, // 9: chat.peer.v1.PeerService.Adopt:input_type -> chat.peer.v1.AdoptRequest
+	13, // 10: chat.peer.v1.PeerService.Join:input_type -> chat.peer.v1.JoinRequest
+	15, // 11: chat.peer.v1.PeerService.Probe:input_type -> chat.peer.v1.ProbeRequest
+	1,  // 12: chat.peer.v1.TunnelService.Tunnel:output_type -> chat.peer.v1.TunnelResponse
+	4,  // 13: chat.peer.v1.PeerService.Forward:output_type -> chat.peer.v1.ForwardResponse
+	6,  // 14: chat.peer.v1.PeerService.ReadIndex:output_type -> chat.peer.v1.ReadIndexResponse
+	8,  // 15: chat.peer.v1.PeerService.Mark:output_type -> chat.peer.v1.MarkResponse
+	10, // 16: chat.peer.v1.PeerService.Promise:output_type -> chat.peer.v1.PromiseResponse
+	12, // 17: chat.peer.v1.PeerService.Adopt:output_type -> chat.peer.v1.AdoptResponse
+	14, // 18: chat.peer.v1.PeerService.Join:output_type -> chat.peer.v1.JoinResponse
+	16, // 19: chat.peer.v1.PeerService.Probe:output_type -> chat.peer.v1.ProbeResponse
+	12, // [12:20] is the sub-list for method output_type
+	4,  // [4:12] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1016,7 +1114,7 @@ func file_chat_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chat_peer_v1_peer_proto_rawDesc), len(file_chat_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

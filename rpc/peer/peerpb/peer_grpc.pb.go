@@ -128,6 +128,7 @@ var TunnelService_ServiceDesc = grpc.ServiceDesc{
 const (
 	PeerService_Forward_FullMethodName   = "/chat.peer.v1.PeerService/Forward"
 	PeerService_ReadIndex_FullMethodName = "/chat.peer.v1.PeerService/ReadIndex"
+	PeerService_Mark_FullMethodName      = "/chat.peer.v1.PeerService/Mark"
 	PeerService_Promise_FullMethodName   = "/chat.peer.v1.PeerService/Promise"
 	PeerService_Adopt_FullMethodName     = "/chat.peer.v1.PeerService/Adopt"
 	PeerService_Join_FullMethodName      = "/chat.peer.v1.PeerService/Join"
@@ -145,6 +146,8 @@ type PeerServiceClient interface {
 	Forward(ctx context.Context, in *ForwardRequest, opts ...grpc.CallOption) (*ForwardResponse, error)
 	// ReadIndex asks the leader for an index that a linearizable read has to wait for.
 	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+	// Mark asks a node for the hash of its state at a mark in the log.
+	Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error)
 	// Promise asks a node to take part in one attempt to form a cluster.
 	Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error)
 	// Adopt asks a node that has made the promise to belong to the cluster that came of the attempt.
@@ -177,6 +180,16 @@ func (c *peerServiceClient) ReadIndex(ctx context.Context, in *ReadIndexRequest,
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReadIndexResponse)
 	err := c.cc.Invoke(ctx, PeerService_ReadIndex_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerServiceClient) Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MarkResponse)
+	err := c.cc.Invoke(ctx, PeerService_Mark_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +247,8 @@ type PeerServiceServer interface {
 	Forward(context.Context, *ForwardRequest) (*ForwardResponse, error)
 	// ReadIndex asks the leader for an index that a linearizable read has to wait for.
 	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	// Mark asks a node for the hash of its state at a mark in the log.
+	Mark(context.Context, *MarkRequest) (*MarkResponse, error)
 	// Promise asks a node to take part in one attempt to form a cluster.
 	Promise(context.Context, *PromiseRequest) (*PromiseResponse, error)
 	// Adopt asks a node that has made the promise to belong to the cluster that came of the attempt.
@@ -257,6 +272,9 @@ func (UnimplementedPeerServiceServer) Forward(context.Context, *ForwardRequest) 
 }
 func (UnimplementedPeerServiceServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+}
+func (UnimplementedPeerServiceServer) Mark(context.Context, *MarkRequest) (*MarkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Mark not implemented")
 }
 func (UnimplementedPeerServiceServer) Promise(context.Context, *PromiseRequest) (*PromiseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Promise not implemented")
@@ -323,6 +341,24 @@ func _PeerService_ReadIndex_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(PeerServiceServer).ReadIndex(ctx, req.(*ReadIndexRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PeerService_Mark_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MarkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).Mark(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_Mark_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).Mark(ctx, req.(*MarkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -413,6 +449,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReadIndex",
 			Handler:    _PeerService_ReadIndex_Handler,
+		},
+		{
+			MethodName: "Mark",
+			Handler:    _PeerService_Mark_Handler,
 		},
 		{
 			MethodName: "Promise",
