@@ -47,9 +47,7 @@ type FSM struct {
 	applied   progress
 	cluster   atomic.Pointer[string]
 	audit     atomic.Pointer[state.Audit]
-	broken    chan struct{} // closed at the first fault
-	once      sync.Once
-	fault     error // why broken was closed; read it only after that
+	health    atomic.Pointer[health]
 
 	mu     sync.Mutex // guards what follows
 	store  *store     // nil once closed
@@ -65,7 +63,8 @@ var (
 // the process died between the two, is replaced by it: raft would take the snapshot's entries for
 // applied (api.go, restoreSnapshot, with NoSnapshotRestoreOnStart).
 func Open(o Options) (*FSM, error) {
-	f := &FSM{o: o, broken: make(chan struct{})}
+	f := &FSM{o: o}
+	f.health.Store(newHealth())
 	var err error
 	if f.snapshots, err = openSnapshots(filepath.Join(o.Dir, "snapshots"), o.Logger); err != nil {
 		return nil, err
@@ -89,7 +88,7 @@ func (f *FSM) Install() error {
 	if !ok || f.state.Applied() >= newest.manifest.AppliedIndex {
 		return nil
 	}
-	if err := f.replace(newest); err != nil {
+	if err := f.replace(newest, drop); err != nil {
 		return err
 	}
 	f.o.Skipped()
@@ -136,8 +135,12 @@ func (f *FSM) ClusterID() string {
 	return ""
 }
 
-// replace goes over to the state in a snapshot, of which it makes its own copy first.
-func (f *FSM) replace(by *snap) error {
+// drop ends the use of a store whose directory nobody needs any more.
+func drop(s *store) { s.retire("") }
+
+// replace goes over to the state in a snapshot, of which it makes its own copy first; leave is what
+// becomes of the state of before.
+func (f *FSM) replace(by *snap, leave func(*store)) error {
 	if is, of := f.ClusterID(), by.manifest.ClusterId; is != "" && of != is {
 		return fmt.Errorf("a snapshot of cluster %q for the state of cluster %q: %w", of, is, chaterr.ErrOtherCluster)
 	}
@@ -149,7 +152,7 @@ func (f *FSM) replace(by *snap) error {
 	if err := f.open(dir); err != nil {
 		return errors.Join(err, os.RemoveAll(dir)) // else it would be in the way of the next attempt
 	}
-	old.retire()
+	leave(old)
 	return nil
 }
 
@@ -179,25 +182,15 @@ func (f *FSM) Applied() uint64 { return f.applied.get() }
 // WaitApplied waits until the state holds the command at index. The error is that of ctx, or wraps
 // chaterr.ErrFault.
 func (f *FSM) WaitApplied(ctx context.Context, index uint64) error {
-	return f.applied.wait(ctx, index, f.broken, f.Err)
+	return f.applied.wait(ctx, index, f.health.Load().broken, f.Err)
 }
 
 // Err is the first fault, wrapped in chaterr.ErrFault; nil while there is none.
-func (f *FSM) Err() error {
-	select {
-	case <-f.broken:
-		return f.fault
-	default:
-		return nil
-	}
-}
+func (f *FSM) Err() error { return f.health.Load().err() }
 
 // fail makes the FSM refuse everything from now on.
 func (f *FSM) fail(err error) {
-	f.once.Do(func() {
-		f.fault = fmt.Errorf("%w: %w", chaterr.ErrFault, err)
-		close(f.broken)
-	})
+	f.health.Load().fail(err)
 	f.o.Fault(err)
 }
 
@@ -211,7 +204,7 @@ func (f *FSM) flush(s *store) error {
 	select {
 	case <-done:
 		return nil
-	case <-f.broken:
+	case <-f.health.Load().broken:
 		return f.Err()
 	}
 }

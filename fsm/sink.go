@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,41 @@ func (s *Snapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Co
 		Format: streamFormat, Index: index, Term: term, Configuration: raft.EncodeConfiguration(c), ConfigurationIndex: configIndex,
 	}}
 	return k, os.MkdirAll(k.tmp(), 0o700)
+}
+
+// Import takes a snapshot from a stream alone, which another node has made for this one. It exists, and
+// FSM.Mend can go over to it, when Import returns without an error.
+func (s *Snapshots) Import(r io.Reader) error {
+	m, err := readManifest(r)
+	if err != nil {
+		return err
+	}
+	head, err := manifestHead(m)
+	if err != nil {
+		return err
+	}
+	c, err := decodeConfiguration(m.Configuration)
+	if err != nil {
+		return err
+	}
+	k, err := s.Create(raft.SnapshotVersionMax, m.Index, m.Term, c, m.ConfigurationIndex, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(k, io.MultiReader(bytes.NewReader(head), r)); err != nil {
+		return errors.Join(err, k.Cancel())
+	}
+	return k.Close()
+}
+
+// decodeConfiguration is raft's, without its panic.
+func decodeConfiguration(b []byte) (c raft.Configuration, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: configuration: %v", chaterr.ErrCorrupt, p)
+		}
+	}()
+	return raft.DecodeConfiguration(b), nil
 }
 
 // sink takes a snapshot either as a checkpoint of this node's state or, from a leader, as a stream.
@@ -120,7 +156,7 @@ func (k *sink) Close() error {
 			return err
 		}
 	}
-	return k.s.reap()
+	return k.s.keep(retain)
 }
 
 func (k *sink) finish() error {

@@ -71,7 +71,7 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if f.state.Applied() >= r.snap.manifest.AppliedIndex && f.state.ClusterID() == r.snap.manifest.ClusterId {
 		return nil // the leader sent what is here already
 	}
-	if err := f.replace(r.snap); err != nil {
+	if err := f.replace(r.snap, drop); err != nil {
 		return err
 	}
 	f.o.Skipped()

@@ -287,7 +287,7 @@ func TestRestore_OtherCluster(t *testing.T) {
 	m := newMachine(t)
 	m.apply(makeLog(t, 10), 10)
 	before := dump(t, m.FSM)
-	if err := m.replace(&snap{manifest: &fsmpb.Snapshot{ClusterId: "d", AppliedIndex: 100}}); !errors.Is(err, chaterr.ErrOtherCluster) {
+	if err := m.replace(&snap{manifest: &fsmpb.Snapshot{ClusterId: "d", AppliedIndex: 100}}, drop); !errors.Is(err, chaterr.ErrOtherCluster) {
 		t.Errorf("got %v", err)
 	}
 	if !bytes.Equal(dump(t, m.FSM), before) {

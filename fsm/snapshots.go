@@ -79,7 +79,7 @@ func openSnapshots(dir string, log *zap.Logger) (*Snapshots, error) {
 		}
 		s.list = append(s.list, one)
 	}
-	return s, s.reap()
+	return s, s.keep(retain)
 }
 
 func openSnap(dir string) (*snap, error) {
@@ -148,11 +148,11 @@ func (s *Snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	return nil, nil, fmt.Errorf("no snapshot %q", id)
 }
 
-// reap removes all but the newest snapshots.
-func (s *Snapshots) reap() error {
+// keep removes all but the newest n snapshots.
+func (s *Snapshots) keep(n int) error {
 	s.mu.Lock()
 	var drop []*snap
-	for len(s.list) > retain {
+	for len(s.list) > n {
 		one := s.list[0]
 		s.list = s.list[1:]
 		if one.dropped = true; one.readers == 0 {

@@ -36,7 +36,8 @@ type store struct {
 
 	mu      sync.Mutex // guards what follows
 	users   int        // the FSM counts as one
-	removed bool       // with its directory, once nobody uses it
+	retired bool       // its directory goes once nobody uses it
+	aside   string     // to there; empty for nowhere
 	closed  chan struct{}
 	err     error // of closing
 }
@@ -85,14 +86,18 @@ func (s *store) use() bool {
 func (s *store) release() {
 	s.mu.Lock()
 	s.users--
-	last, remove := s.users == 0, s.removed
+	last, retired, aside := s.users == 0, s.retired, s.aside
 	s.mu.Unlock()
 	if !last {
 		return
 	}
 	s.err = s.db.Close()
-	if remove {
+	switch {
+	case !retired:
+	case aside == "":
 		s.err = errors.Join(s.err, os.RemoveAll(s.dir))
+	default:
+		s.err = errors.Join(s.err, os.Rename(s.dir, aside))
 	}
 	close(s.closed)
 }
@@ -107,10 +112,10 @@ func (s *store) over() bool {
 	}
 }
 
-// retire makes the last user remove the directory.
-func (s *store) retire() {
+// retire makes the last user remove the directory, or give it another name.
+func (s *store) retire(aside string) {
 	s.mu.Lock()
-	s.removed = true
+	s.retired, s.aside = true, aside
 	s.mu.Unlock()
 	s.release()
 }
