@@ -56,6 +56,9 @@ var (
 	ErrCorrupt = chaterr.ErrCorrupt
 	// ErrFault: the node has failed, and serves nothing until the program makes a new one.
 	ErrFault = chaterr.ErrFault
+	// ErrDiverged: the node's state differs from that of most nodes. It serves nothing until it has
+	// replaced it by that of another node, which it does by itself; it comes with ErrFault.
+	ErrDiverged = chaterr.ErrDiverged
 	// ErrClosed: the node was closed.
 	ErrClosed = chaterr.ErrClosed
 )
@@ -151,7 +154,7 @@ func (n *Node) wire() {
 // fail is told by the state that it cannot go on. Until the replica starts, it asks itself.
 func (n *Node) fail(err error) {
 	if r := n.running.Load(); r != nil {
-		r.Fail(err)
+		r.Fault(err)
 	}
 }
 
@@ -212,8 +215,10 @@ func (n *Node) Ready(ctx context.Context) error {
 			n.wasReady.Store(true)
 			return nil
 		}
-		if n.replica.Err() != nil {
+		select {
+		case <-n.replica.Done():
 			return err
+		default:
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
@@ -300,7 +305,8 @@ func (n *Node) alarm(a state.Audit) string {
 // close the node and make a new one.
 func (n *Node) Done() <-chan struct{} { return n.replica.Done() }
 
-// Err is why the node has failed, wrapped in ErrFault; nil while it has not.
+// Err is why the node has failed, wrapped in ErrFault; nil while it has not. It wraps ErrDiverged, and
+// Done is not closed, while the node replaces its state by that of another node; then it is nil again.
 func (n *Node) Err() error { return n.replica.Err() }
 
 // Drain takes the node out of service without a gap: it refuses new calls and ends streams with a

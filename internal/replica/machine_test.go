@@ -142,7 +142,7 @@ func (m *machine) start() {
 		Publish: func(e []state.Event) { m.s.published(m.id, e) },
 		Fault: func(err error) {
 			if n.replica != nil {
-				n.replica.Fail(err)
+				n.replica.Fault(err)
 			}
 		},
 	})

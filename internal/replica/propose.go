@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
@@ -129,15 +130,16 @@ func (r *Replica) send(batch []*proposal) (finish func()) {
 		if err != nil {
 			return func() { r.failed(batch, err) }
 		}
-		f := r.raft.Load().Apply(data, r.o.ProposeTimeout)
-		return func() { r.commit(batch, f) }
+		e := r.raft.Load()
+		f := e.Apply(data, r.o.ProposeTimeout)
+		return func() { r.commit(batch, e, f) }
 	}
 	return func() { r.forward(batch) }
 }
 
 // commit waits for raft.
-func (r *Replica) commit(batch []*proposal, f raft.ApplyFuture) {
-	err := r.wait(f)
+func (r *Replica) commit(batch []*proposal, e *engine, f raft.ApplyFuture) {
+	err := r.wait(e, f)
 	r.refuses.Store(errors.Is(err, raft.ErrLeadershipTransferInProgress))
 	switch {
 	case err == nil:
@@ -159,7 +161,7 @@ func (r *Replica) commit(batch []*proposal, f raft.ApplyFuture) {
 
 // wait is the error of a future. It may never come: raft drops what its state machine's goroutine
 // has not taken yet when it ends (fsm.go, runFSM), and everything once its main goroutine has ended.
-func (r *Replica) wait(f raft.Future) error {
+func (r *Replica) wait(e *engine, f raft.Future) error {
 	done := make(chan error, 1)
 	r.asked.Add(1)
 	go func() { // ends with the answer; see settle
@@ -172,8 +174,13 @@ func (r *Replica) wait(f raft.Future) error {
 		return err
 	case <-r.fault:
 		return r.err
-	case <-r.ended:
-		return chaterr.ErrClosed
+	case <-e.over:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(drainTime):
+		return raft.ErrRaftShutdown
 	}
 }
 

@@ -71,7 +71,8 @@ func (r *Replica) readIndex() (uint64, error) {
 // after the call began, and when it is applied, so is everything before it. VerifyLeader proves
 // less: it counts non-voters, and answers to questions that were asked before the call.
 func (r *Replica) barrier() (uint64, error) {
-	if err := r.wait(r.raft.Load().Barrier(r.o.ProposeTimeout)); err != nil {
+	e := r.raft.Load()
+	if err := r.wait(e, e.Barrier(r.o.ProposeTimeout)); err != nil {
 		return 0, fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err)
 	}
 	return r.o.FSM.Applied(), r.Err()

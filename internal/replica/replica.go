@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,8 @@ type Peers interface {
 	ReadIndex(ctx context.Context, id, addr string) (uint64, error)
 	// Mark is the hash that a node's state has at a mark.
 	Mark(ctx context.Context, id, addr string, index uint64) (hash uint64, err error)
+	// Backup writes a snapshot of a node's state to w, which names itself.
+	Backup(ctx context.Context, id, addr string, w io.Writer) error
 }
 
 // Options are what a Replica needs. Only those with a zero value named may be left out.
@@ -97,11 +100,13 @@ type Replica struct {
 	raft    atomic.Pointer[engine] // nil before Start
 	turn    chan struct{}          // whoever starts or ends raft has put something in
 	again   chan struct{}          // one slot: raft is to be started anew
+	sick    atomic.Pointer[error]  // why the state is being replaced; nil while it is not
 	ended   chan struct{}          // closed by Close when raft has ended
 	asked   atomic.Int64           // futures of raft that have no answer yet
 	refuses atomic.Bool            // raft has refused the last batch though this node leads
 
 	disputed atomic.Uint64 // a mark at which no hash has most voters
+	backups  chan struct{} // holds a token for each that is being made
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -112,6 +117,8 @@ type engine struct {
 	*raft.Raft
 	transport Transport
 	gone      chan struct{} // closed when another one takes over
+	over      chan struct{} // closed when raft has ended: it answers nothing any more
+	once      sync.Once     // for over: a raft may be ended twice
 }
 
 // New makes a replica; it does nothing before Start.
@@ -122,6 +129,7 @@ func New(o Options) *Replica {
 		r.o.AuditEvery = auditEvery
 	}
 	r.life, r.stop = context.WithCancel(context.Background())
+	r.backups = make(chan struct{}, maxBackups)
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
 	r.local = flight{run: r.barrier, spawn: r.spawn}
 	r.read = flight{run: r.readIndex, spawn: r.spawn}
@@ -196,7 +204,7 @@ func (r *Replica) open() (err error) {
 // launch runs raft on the store. raft.NewRaft panics on some kinds of damage, and a store that
 // fails ends the goroutine that called it, so it has one of its own here.
 func (r *Replica) launch() error {
-	e := &engine{transport: r.o.Transport(), gone: make(chan struct{})}
+	e := &engine{transport: r.o.Transport(), gone: make(chan struct{}), over: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {
 		err := errors.New("raft did not start")
@@ -243,7 +251,7 @@ func (r *Replica) startAnew() {
 }
 
 // restarts is a goroutine that ends raft and starts it again, in this process, when what it has in
-// memory does not fit what is on the disk; see floor.
+// memory does not fit what is on the disk (see floor), or when the state is to be replaced (see mend).
 func (r *Replica) restarts() {
 	for {
 		select {
@@ -260,19 +268,34 @@ func (r *Replica) restarts() {
 func (r *Replica) relaunch() error {
 	r.turn <- struct{}{}
 	defer func() { <-r.turn }()
-	if r.life.Err() != nil || r.Err() != nil {
+	if r.life.Err() != nil || r.over() {
 		return nil
 	}
-	r.log.Info("the log conflicts with a snapshot, and raft starts anew from that")
+	sick := r.sick.Load() != nil
+	r.log.Info("raft starts anew", zap.Bool("with another node's state", sick))
 	old := r.raft.Load()
 	close(old.gone)
 	if err := r.end(old); err != nil {
 		return err
 	}
-	if err := r.o.FSM.Install(); err != nil {
+	if sick {
+		if !r.mend() {
+			return nil // the replica ends
+		}
+	} else if err := r.o.FSM.Install(); err != nil {
 		return err
 	}
 	return r.launch()
+}
+
+// over reports whether the replica has failed for good.
+func (r *Replica) over() bool {
+	select {
+	case <-r.fault:
+		return true
+	default:
+		return false
+	}
 }
 
 // Bootstrap begins the cluster that Dir has adopted, with the servers that stand there. Every one of
@@ -351,12 +374,16 @@ func (r *Replica) Fail(err error) {
 // Done is closed when the replica has failed.
 func (r *Replica) Done() <-chan struct{} { return r.fault }
 
-// Err is why the replica has failed, wrapped in chaterr.ErrFault; nil while it has not.
+// Err is why the replica has failed, or why it serves nothing until its state is that of the others
+// again, which is chaterr.ErrDiverged; both are wrapped in chaterr.ErrFault. It is nil while all is well.
 func (r *Replica) Err() error {
 	select {
 	case <-r.fault:
 		return r.err
 	default:
+		if err := r.sick.Load(); err != nil {
+			return *err
+		}
 		return nil
 	}
 }
@@ -389,7 +416,11 @@ func (r *Replica) end(e *engine) error {
 	err := e.transport.Close()
 	r.settle(drainTime)
 	done := make(chan error, 1)
-	go func() { done <- e.Shutdown().Error() }()
+	go func() {
+		err := e.Shutdown().Error()
+		e.once.Do(func() { close(e.over) })
+		done <- err
+	}()
 	select {
 	case ended := <-done:
 		return errors.Join(err, ended)

@@ -70,21 +70,24 @@ func (r *Replica) Servers() ([]node.Server, uint64, error) {
 
 // AddNonvoter takes a server in, or changes its address.
 func (r *Replica) AddNonvoter(id, addr string, prev uint64) error {
-	return r.changed(r.raft.Load().AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout))
+	e := r.raft.Load()
+	return r.changed(e, e.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout))
 }
 
 // AddVoter lets a server vote, or changes a voter's address.
 func (r *Replica) AddVoter(id, addr string, prev uint64) error {
-	return r.changed(r.raft.Load().AddVoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout))
+	e := r.raft.Load()
+	return r.changed(e, e.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout))
 }
 
 // Remove takes a server out.
 func (r *Replica) Remove(id string, prev uint64) error {
-	return r.changed(r.raft.Load().RemoveServer(raft.ServerID(id), prev, r.o.ProposeTimeout))
+	e := r.raft.Load()
+	return r.changed(e, e.RemoveServer(raft.ServerID(id), prev, r.o.ProposeTimeout))
 }
 
-func (r *Replica) changed(f raft.IndexFuture) error {
-	err := r.wait(f)
+func (r *Replica) changed(e *engine, f raft.IndexFuture) error {
+	err := r.wait(e, f)
 	if notDone(err) {
 		return fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err)
 	}

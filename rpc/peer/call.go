@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"strings"
@@ -29,6 +30,8 @@ type Log interface {
 	LeaderReadIndex(ctx context.Context) (uint64, error)
 	// Mark is the hash that the node's state has at the mark in an entry.
 	Mark(ctx context.Context, index uint64) (hash uint64, err error)
+	// Backup writes a snapshot of the node's state.
+	Backup(ctx context.Context, w io.Writer) error
 }
 
 // Membership is what a node says when the cluster is formed or grows.
@@ -66,7 +69,7 @@ func NewCalls(t *Tunnels) *Calls {
 
 // Serve takes over the tunnels for calls and answers them until Stop. It is called once.
 func (c *Calls) Serve(l Log, m Membership) {
-	c.server = grpc.NewServer(grpc.UnaryInterceptor(c.t.recovered))
+	c.server = grpc.NewServer(grpc.UnaryInterceptor(c.t.recovered), grpc.StreamInterceptor(c.t.recoveredStream))
 	peerpb.RegisterPeerServiceServer(c.server, &service{log: l, membership: m})
 	c.t.Handle(Call, func(conn *Conn) {
 		select {
@@ -87,6 +90,13 @@ func (t *Tunnels) recovered(ctx context.Context, req any, info *grpc.UnaryServer
 		}
 	}()
 	return handle(ctx, req)
+}
+
+func (t *Tunnels) recoveredStream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	_, err := t.recovered(s.Context(), nil, &grpc.UnaryServerInfo{FullMethod: info.FullMethod}, func(context.Context, any) (any, error) {
+		return nil, handle(srv, s)
+	})
+	return err
 }
 
 // Accept gives the server its connections.
@@ -200,6 +210,29 @@ func (c *Calls) ReadIndex(ctx context.Context, id, addr string) (uint64, error) 
 func (c *Calls) Mark(ctx context.Context, id, addr string, index uint64) (hash uint64, err error) {
 	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Mark, &peerpb.MarkRequest{Index: index})
 	return a.GetHash(), err
+}
+
+// Backup writes a snapshot of a node's state to w. The snapshot is whole when there is no error; it has
+// checksums of its own.
+func (c *Calls) Backup(ctx context.Context, id, addr string, w io.Writer) error {
+	l, err := c.link(id, addr)
+	if err != nil {
+		return err
+	}
+	defer c.release(l)
+	ctx, cancel := context.WithCancel(ctx) // ends the stream when w fails
+	defer cancel()
+	stream, err := peerpb.NewPeerServiceClient(l.cc).Backup(ctx, &peerpb.BackupRequest{})
+	for err == nil {
+		var part *peerpb.BackupResponse
+		if part, err = stream.Recv(); err == nil {
+			_, err = w.Write(part.Data)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return grpcerr.FromStatus(err)
 }
 
 // Promise asks for a promise.

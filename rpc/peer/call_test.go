@@ -1,8 +1,10 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"reflect"
 	"strings"
 	"testing"
@@ -25,6 +27,7 @@ type fakeLog struct {
 	forwarded func(ctx context.Context, commands [][]byte) ([][]byte, uint64, error)
 	readIndex func(ctx context.Context) (uint64, error)
 	mark      func(ctx context.Context, index uint64) (uint64, error)
+	backup    func(ctx context.Context, w io.Writer) error
 }
 
 func (f fakeLog) Forwarded(ctx context.Context, commands [][]byte) ([][]byte, uint64, error) {
@@ -32,6 +35,8 @@ func (f fakeLog) Forwarded(ctx context.Context, commands [][]byte) ([][]byte, ui
 }
 func (f fakeLog) LeaderReadIndex(ctx context.Context) (uint64, error)    { return f.readIndex(ctx) }
 func (f fakeLog) Mark(ctx context.Context, index uint64) (uint64, error) { return f.mark(ctx, index) }
+
+func (f fakeLog) Backup(ctx context.Context, w io.Writer) error { return f.backup(ctx, w) }
 
 type fakeMembership struct {
 	promise func(attempt string) (string, node.Cluster, error)
@@ -127,6 +132,46 @@ func TestCalls_RoundTrip(t *testing.T) {
 		same([]any{got, err}, []any{info, nil})
 	})
 }
+
+// TestCalls_Backup: a long stream arrives as it was written, at the reader's pace; one that breaks is no whole
+// one, and one whose reader gives up ends at the writer too.
+func TestCalls_Backup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		data := bytes.Repeat([]byte("0123456789abcdef"), 20_000)
+		var fails error
+		more := 1
+		ended := make(chan error, 1)
+		_, a, _ := callPair(t, fakeLog{backup: func(ctx context.Context, w io.Writer) error {
+			var err error
+			for i := 0; i < more && err == nil; i++ {
+				_, err = w.Write(data)
+			}
+			ended <- err
+			return errors.Join(err, fails)
+		}}, fakeMembership{})
+		var got bytes.Buffer
+		if err := a.Backup(within(t, time.Minute), "b", "b", &got); err != nil || !bytes.Equal(got.Bytes(), data) || <-ended != nil {
+			t.Errorf("%d bytes, %v", got.Len(), err)
+		}
+		fails = chaterr.ErrFault
+		if err := a.Backup(within(t, time.Minute), "b", "b", io.Discard); !errors.Is(err, chaterr.ErrFault) {
+			t.Errorf("got %v", err)
+		}
+		<-ended
+		full := errors.New("disk full")
+		more = 1_000_000
+		if err := a.Backup(within(t, time.Minute), "b", "b", writer(func([]byte) (int, error) { return 0, full })); !errors.Is(err, full) {
+			t.Errorf("got %v", err)
+		}
+		if err := <-ended; err == nil {
+			t.Error("the writer has not heard of it")
+		}
+	})
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // TestCalls_Errors: a sentinel stays one on the way, with its text; what is none says nothing of what was
 // inside.

@@ -2,6 +2,9 @@ package peer
 
 import (
 	"context"
+	"slices"
+
+	"google.golang.org/grpc"
 
 	"example.com/chat/internal/grpcerr"
 	"example.com/chat/internal/node"
@@ -33,6 +36,26 @@ func (s *service) ReadIndex(ctx context.Context, _ *peerpb.ReadIndexRequest) (*p
 func (s *service) Mark(ctx context.Context, q *peerpb.MarkRequest) (*peerpb.MarkResponse, error) {
 	hash, err := s.log.Mark(ctx, q.Index)
 	return &peerpb.MarkResponse{Hash: hash}, grpcerr.ToStatus(err)
+}
+
+// Backup answers Calls.Backup.
+func (s *service) Backup(_ *peerpb.BackupRequest, stream grpc.ServerStreamingServer[peerpb.BackupResponse]) error {
+	return grpcerr.ToStatus(s.log.Backup(stream.Context(), parts{stream}))
+}
+
+// parts sends what is written in messages that no limit of gRPC minds.
+type parts struct {
+	stream grpc.ServerStreamingServer[peerpb.BackupResponse]
+}
+
+func (w parts) Write(p []byte) (n int, err error) {
+	for part := range slices.Chunk(p, maxFrame) {
+		if err := w.stream.Send(&peerpb.BackupResponse{Data: part}); err != nil {
+			return n, err
+		}
+		n += len(part)
+	}
+	return n, nil
 }
 
 // Promise answers Calls.Promise.

@@ -481,6 +481,87 @@ func (x *MarkResponse) GetHash() uint64 {
 	return 0
 }
 
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+}
+
+type BackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 64 KiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type PromiseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One try to form a cluster. Attempts are ordered as text.
@@ -491,7 +572,7 @@ type PromiseRequest struct {
 
 func (x *PromiseRequest) Reset() {
 	*x = PromiseRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +584,7 @@ func (x *PromiseRequest) String() string {
 func (*PromiseRequest) ProtoMessage() {}
 
 func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +597,7 @@ func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
 func (*PromiseRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PromiseRequest) GetAttempt() string {
@@ -540,7 +621,7 @@ type PromiseResponse struct {
 
 func (x *PromiseResponse) Reset() {
 	*x = PromiseResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +633,7 @@ func (x *PromiseResponse) String() string {
 func (*PromiseResponse) ProtoMessage() {}
 
 func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +646,7 @@ func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseResponse.ProtoReflect.Descriptor instead.
 func (*PromiseResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PromiseResponse) GetHighest() string {
@@ -601,7 +682,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +694,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +707,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AdoptRequest) GetAttempt() string {
@@ -658,7 +739,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +751,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +764,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 type JoinRequest struct {
@@ -697,7 +778,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +790,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +803,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinRequest) GetNode() *Node {
@@ -748,7 +829,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +841,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +854,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -791,7 +872,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +884,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +897,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 type ProbeResponse struct {
@@ -828,7 +909,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +921,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +934,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProbeResponse) GetNode() *Node {
@@ -885,7 +966,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +978,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +991,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Node) GetId() string {
@@ -998,7 +1079,10 @@ const file_chat_peer_v1_peer_proto_rawDesc = "" +
 	"\vMarkRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\"\n" +
 	"\fMarkResponse\x12\x12\n" +
-	"\x04hash\x18\x01 \x01(\x06R\x04hash\"*\n" +
+	"\x04hash\x18\x01 \x01(\x06R\x04hash\"\x0f\n" +
+	"\rBackupRequest\"$\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"*\n" +
 	"\x0ePromiseRequest\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\"x\n" +
 	"\x0fPromiseResponse\x12\x18\n" +
@@ -1032,11 +1116,12 @@ const file_chat_peer_v1_peer_proto_rawDesc = "" +
 	"\x05level\x18\a \x01(\rR\x05level\x12#\n" +
 	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex2X\n" +
 	"\rTunnelService\x12G\n" +
-	"\x06Tunnel\x12\x1b.chat.peer.v1.TunnelRequest\x1a\x1c.chat.peer.v1.TunnelResponse(\x010\x012\xed\x03\n" +
+	"\x06Tunnel\x12\x1b.chat.peer.v1.TunnelRequest\x1a\x1c.chat.peer.v1.TunnelResponse(\x010\x012\xb4\x04\n" +
 	"\vPeerService\x12F\n" +
 	"\aForward\x12\x1c.chat.peer.v1.ForwardRequest\x1a\x1d.chat.peer.v1.ForwardResponse\x12L\n" +
 	"\tReadIndex\x12\x1e.chat.peer.v1.ReadIndexRequest\x1a\x1f.chat.peer.v1.ReadIndexResponse\x12=\n" +
-	"\x04Mark\x12\x19.chat.peer.v1.MarkRequest\x1a\x1a.chat.peer.v1.MarkResponse\x12F\n" +
+	"\x04Mark\x12\x19.chat.peer.v1.MarkRequest\x1a\x1a.chat.peer.v1.MarkResponse\x12E\n" +
+	"\x06Backup\x12\x1b.chat.peer.v1.BackupRequest\x1a\x1c.chat.peer.v1.BackupResponse0\x01\x12F\n" +
 	"\aPromise\x12\x1c.chat.peer.v1.PromiseRequest\x1a\x1d.chat.peer.v1.PromiseResponse\x12@\n" +
 	"\x05Adopt\x12\x1a.chat.peer.v1.AdoptRequest\x1a\x1b.chat.peer.v1.AdoptResponse\x12=\n" +
 	"\x04Join\x12\x19.chat.peer.v1.JoinRequest\x1a\x1a.chat.peer.v1.JoinResponse\x12@\n" +
@@ -1054,7 +1139,7 @@ func file_chat_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_chat_peer_v1_peer_proto_rawDescData
 }
 
-var file_chat_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_chat_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_chat_peer_v1_peer_proto_goTypes = []any{
 	(*TunnelRequest)(nil),     // 0: chat.peer.v1.TunnelRequest
 	(*TunnelResponse)(nil),    // 1: chat.peer.v1.TunnelResponse
@@ -1065,39 +1150,43 @@ var file_chat_peer_v1_peer_proto_goTypes = []any{
 	(*ReadIndexResponse)(nil), // 6: chat.peer.v1.ReadIndexResponse
 	(*MarkRequest)(nil),       // 7: chat.peer.v1.MarkRequest
 	(*MarkResponse)(nil),      // 8: chat.peer.v1.MarkResponse
-	(*PromiseRequest)(nil),    // 9: chat.peer.v1.PromiseRequest
-	(*PromiseResponse)(nil),   // 10: chat.peer.v1.PromiseResponse
-	(*AdoptRequest)(nil),      // 11: chat.peer.v1.AdoptRequest
-	(*AdoptResponse)(nil),     // 12: chat.peer.v1.AdoptResponse
-	(*JoinRequest)(nil),       // 13: chat.peer.v1.JoinRequest
-	(*JoinResponse)(nil),      // 14: chat.peer.v1.JoinResponse
-	(*ProbeRequest)(nil),      // 15: chat.peer.v1.ProbeRequest
-	(*ProbeResponse)(nil),     // 16: chat.peer.v1.ProbeResponse
-	(*Node)(nil),              // 17: chat.peer.v1.Node
+	(*BackupRequest)(nil),     // 9: chat.peer.v1.BackupRequest
+	(*BackupResponse)(nil),    // 10: chat.peer.v1.BackupResponse
+	(*PromiseRequest)(nil),    // 11: chat.peer.v1.PromiseRequest
+	(*PromiseResponse)(nil),   // 12: chat.peer.v1.PromiseResponse
+	(*AdoptRequest)(nil),      // 13: chat.peer.v1.AdoptRequest
+	(*AdoptResponse)(nil),     // 14: chat.peer.v1.AdoptResponse
+	(*JoinRequest)(nil),       // 15: chat.peer.v1.JoinRequest
+	(*JoinResponse)(nil),      // 16: chat.peer.v1.JoinResponse
+	(*ProbeRequest)(nil),      // 17: chat.peer.v1.ProbeRequest
+	(*ProbeResponse)(nil),     // 18: chat.peer.v1.ProbeResponse
+	(*Node)(nil),              // 19: chat.peer.v1.Node
 }
 var file_chat_peer_v1_peer_proto_depIdxs = []int32{
-	17, // 0: chat.peer.v1.PromiseResponse.servers:type_name -> chat.peer.v1.Node
-	17, // 1: chat.peer.v1.AdoptRequest.servers:type_name -> chat.peer.v1.Node
-	17, // 2: chat.peer.v1.JoinRequest.node:type_name -> chat.peer.v1.Node
-	17, // 3: chat.peer.v1.ProbeResponse.node:type_name -> chat.peer.v1.Node
+	19, // 0: chat.peer.v1.PromiseResponse.servers:type_name -> chat.peer.v1.Node
+	19, // 1: chat.peer.v1.AdoptRequest.servers:type_name -> chat.peer.v1.Node
+	19, // 2: chat.peer.v1.JoinRequest.node:type_name -> chat.peer.v1.Node
+	19, // 3: chat.peer.v1.ProbeResponse.node:type_name -> chat.peer.v1.Node
 	0,  // 4: chat.peer.v1.TunnelService.Tunnel:input_type -> chat.peer.v1.TunnelRequest
 	3,  // 5: chat.peer.v1.PeerService.Forward:input_type -> chat.peer.v1.ForwardRequest
 	5,  // 6: chat.peer.v1.PeerService.ReadIndex:input_type -> chat.peer.v1.ReadIndexRequest
 	7,  // 7: chat.peer.v1.PeerService.Mark:input_type -> chat.peer.v1.MarkRequest
-	9,  // 8: chat.peer.v1.PeerService.Promise:input_type -> chat.peer.v1.PromiseRequest
-	11, // 9: chat.peer.v1.PeerService.Adopt:input_type -> chat.peer.v1.AdoptRequest
-	13, // 10: chat.peer.v1.PeerService.Join:input_type -> chat.peer.v1.JoinRequest
-	15, // 11: chat.peer.v1.PeerService.Probe:input_type -> chat.peer.v1.ProbeRequest
-	1,  // 12: chat.peer.v1.TunnelService.Tunnel:output_type -> chat.peer.v1.TunnelResponse
-	4,  // 13: chat.peer.v1.PeerService.Forward:output_type -> chat.peer.v1.ForwardResponse
-	6,  // 14: chat.peer.v1.PeerService.ReadIndex:output_type -> chat.peer.v1.ReadIndexResponse
-	8,  // 15: chat.peer.v1.PeerService.Mark:output_type -> chat.peer.v1.MarkResponse
-	10, // 16: chat.peer.v1.PeerService.Promise:output_type -> chat.peer.v1.PromiseResponse
-	12, // 17: chat.peer.v1.PeerService.Adopt:output_type -> chat.peer.v1.AdoptResponse
-	14, // 18: chat.peer.v1.PeerService.Join:output_type -> chat.peer.v1.JoinResponse
-	16, // 19: chat.peer.v1.PeerService.Probe:output_type -> chat.peer.v1.ProbeResponse
-	12, // [12:20] is the sub-list for method output_type
-	4,  // [4:12] is the sub-list for method input_type
+	9,  // 8: chat.peer.v1.PeerService.Backup:input_type -> chat.peer.v1.BackupRequest
+	11, // 9: chat.peer.v1.PeerService.Promise:input_type -> chat.peer.v1.PromiseRequest
+	13, // 10: chat.peer.v1.PeerService.Adopt:input_type -> chat.peer.v1.AdoptRequest
+	15, // 11: chat.peer.v1.PeerService.Join:input_type -> chat.peer.v1.JoinRequest
+	17, // 12: chat.peer.v1.PeerService.Probe:input_type -> chat.peer.v1.ProbeRequest
+	1,  // 13: chat.peer.v1.TunnelService.Tunnel:output_type -> chat.peer.v1.TunnelResponse
+	4,  // 14: chat.peer.v1.PeerService.Forward:output_type -> chat.peer.v1.ForwardResponse
+	6,  // 15: chat.peer.v1.PeerService.ReadIndex:output_type -> chat.peer.v1.ReadIndexResponse
+	8,  // 16: chat.peer.v1.PeerService.Mark:output_type -> chat.peer.v1.MarkResponse
+	10, // 17: chat.peer.v1.PeerService.Backup:output_type -> chat.peer.v1.BackupResponse
+	12, // 18: chat.peer.v1.PeerService.Promise:output_type -> chat.peer.v1.PromiseResponse
+	14, // 19: chat.peer.v1.PeerService.Adopt:output_type -> chat.peer.v1.AdoptResponse
+	16, // 20: chat.peer.v1.PeerService.Join:output_type -> chat.peer.v1.JoinResponse
+	18, // 21: chat.peer.v1.PeerService.Probe:output_type -> chat.peer.v1.ProbeResponse
+	13, // [13:22] is the sub-list for method output_type
+	4,  // [4:13] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1114,7 +1203,7 @@ func file_chat_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chat_peer_v1_peer_proto_rawDesc), len(file_chat_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

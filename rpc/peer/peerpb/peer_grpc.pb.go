@@ -129,6 +129,7 @@ const (
 	PeerService_Forward_FullMethodName   = "/chat.peer.v1.PeerService/Forward"
 	PeerService_ReadIndex_FullMethodName = "/chat.peer.v1.PeerService/ReadIndex"
 	PeerService_Mark_FullMethodName      = "/chat.peer.v1.PeerService/Mark"
+	PeerService_Backup_FullMethodName    = "/chat.peer.v1.PeerService/Backup"
 	PeerService_Promise_FullMethodName   = "/chat.peer.v1.PeerService/Promise"
 	PeerService_Adopt_FullMethodName     = "/chat.peer.v1.PeerService/Adopt"
 	PeerService_Join_FullMethodName      = "/chat.peer.v1.PeerService/Join"
@@ -148,6 +149,8 @@ type PeerServiceClient interface {
 	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
 	// Mark asks a node for the hash of its state at a mark in the log.
 	Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error)
+	// Backup asks a node for a snapshot of its state, as it is kept in backups.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// Promise asks a node to take part in one attempt to form a cluster.
 	Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error)
 	// Adopt asks a node that has made the promise to belong to the cluster that came of the attempt.
@@ -195,6 +198,25 @@ func (c *peerServiceClient) Mark(ctx context.Context, in *MarkRequest, opts ...g
 	}
 	return out, nil
 }
+
+func (c *peerServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PeerService_ServiceDesc.Streams[0], PeerService_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
 
 func (c *peerServiceClient) Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -249,6 +271,8 @@ type PeerServiceServer interface {
 	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
 	// Mark asks a node for the hash of its state at a mark in the log.
 	Mark(context.Context, *MarkRequest) (*MarkResponse, error)
+	// Backup asks a node for a snapshot of its state, as it is kept in backups.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// Promise asks a node to take part in one attempt to form a cluster.
 	Promise(context.Context, *PromiseRequest) (*PromiseResponse, error)
 	// Adopt asks a node that has made the promise to belong to the cluster that came of the attempt.
@@ -275,6 +299,9 @@ func (UnimplementedPeerServiceServer) ReadIndex(context.Context, *ReadIndexReque
 }
 func (UnimplementedPeerServiceServer) Mark(context.Context, *MarkRequest) (*MarkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Mark not implemented")
+}
+func (UnimplementedPeerServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedPeerServiceServer) Promise(context.Context, *PromiseRequest) (*PromiseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Promise not implemented")
@@ -362,6 +389,17 @@ func _PeerService_Mark_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _PeerService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PeerServiceServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
 
 func _PeerService_Promise_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PromiseRequest)
@@ -471,6 +509,12 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _PeerService_Probe_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Backup",
+			Handler:       _PeerService_Backup_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "chat/peer/v1/peer.proto",
 }
