@@ -107,6 +107,15 @@ type lossy struct {
 	*peer.Raft
 	s    *sim
 	lost atomic.Pointer[raft.ServerID] // whom no request for a vote reaches
+	hang atomic.Pointer[chan struct{}] // until it is closed, nobody is told to lead
+}
+
+func (l *lossy) TimeoutNow(id raft.ServerID, a raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	if h := l.hang.Load(); h != nil {
+		<-*h
+		return errors.New("the connection broke")
+	}
+	return l.Raft.TimeoutNow(id, a, req, resp)
 }
 
 // InstallSnapshot notes who gets which snapshot how often.

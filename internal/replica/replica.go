@@ -103,7 +103,8 @@ type Replica struct {
 	sick    atomic.Pointer[error]  // why the state is being replaced; nil while it is not
 	ended   chan struct{}          // closed by Close when raft has ended
 	asked   atomic.Int64           // futures of raft that have no answer yet
-	refuses atomic.Bool            // raft has refused the last batch though this node leads
+	refuses atomic.Bool            // raft has refused the last batch because it hands leadership over
+	handing atomic.Bool            // HandOver is at work
 
 	disputed atomic.Uint64 // a mark at which no hash has most voters
 	backups  chan struct{} // holds a token for each that is being made

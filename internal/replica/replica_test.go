@@ -257,32 +257,51 @@ func TestSupervisor(t *testing.T) {
 	r := &led{state: raft.Leader, term: 1, last: 10, commit: 10}
 	s := &supervisor{limit: 10 * time.Second, raft: r}
 	now := time.Now()
-	look := func(after time.Duration, refuses bool) bool {
+	look := func(after time.Duration) bool {
 		now = now.Add(after)
-		return s.stuck(now, refuses) > 0
+		return s.stuck(now) > 0
 	}
 	for _, tt := range []struct {
-		what    string
-		change  func()
-		after   time.Duration
-		refuses bool
-		want    bool
+		what   string
+		change func()
+		after  time.Duration
+		want   bool
 	}{
-		{"nothing waits", func() {}, time.Hour, false, false},
-		{"an entry waits", func() { r.last++ }, time.Second, false, false},
-		{"it waits for long", func() {}, 10 * time.Second, false, true},
-		{"told once", func() {}, time.Second, false, false},
-		{"it was committed", func() { r.commit++ }, time.Hour, false, false},
-		{"commands are refused", func() {}, time.Second, true, false},
-		{"refused for long", func() {}, 10 * time.Second, true, true},
-		{"a follower", func() { r.state = raft.Follower; r.last++ }, time.Hour, true, false},
-		{"a new term", func() { r.state = raft.Leader; r.term++ }, time.Hour, true, false},
+		{"nothing waits", func() {}, time.Hour, false},
+		{"an entry waits", func() { r.last++ }, time.Second, false},
+		{"it waits for long", func() {}, 10 * time.Second, true},
+		{"told once", func() {}, time.Second, false},
+		{"it was committed", func() { r.commit++ }, time.Hour, false},
+		{"a follower", func() { r.state = raft.Follower; r.last++ }, time.Hour, false},
+		{"a new term", func() { r.state = raft.Leader; r.term++ }, time.Hour, false},
 	} {
 		tt.change()
-		if got := look(tt.after, tt.refuses); got != tt.want {
+		if got := look(tt.after); got != tt.want {
 			t.Errorf("%s: got %v", tt.what, got)
 		}
 	}
+}
+
+// TestReplica_StuckTransfer: a leader whose transfer of leadership hangs takes writes again soon, by itself.
+func TestReplica_StuckTransfer(t *testing.T) {
+	inSim(t, func(s *sim, l *load) {
+		old, to := s.leader(), s.followers()[0]
+		hang := make(chan struct{})
+		old.up().transport.Load().hang.Store(&hang)
+		e := old.up().replica.raft.Load()
+		if err := e.LeadershipTransferToServer(raft.ServerID(to.id), raft.ServerAddress(to.addr)).Error(); err == nil {
+			t.Error("the transfer has not hung")
+		}
+		start := time.Now()
+		waitFor(t, "a message is taken", func() bool {
+			_, err := l.sendAt(old, "on")
+			return err == nil
+		})
+		if d := time.Since(start); d > 5*time.Second || old.up().replica.raft.Load() == e {
+			t.Errorf("after %v", d)
+		}
+		close(hang)
+	})
 }
 
 type led struct {

@@ -105,6 +105,8 @@ func (r *Replica) HandOver(ctx context.Context) error {
 	if err != nil || !r.Leading() || r.Err() != nil {
 		return err
 	}
+	r.handing.Store(true)
+	defer r.handing.Store(false)
 	others := false
 	for _, s := range servers {
 		if !s.Voter || s.ID == r.o.NodeID {

@@ -232,7 +232,8 @@ func (s *sim) converge() {
 	}
 }
 
-// settled reports whether a leader has applied all there is, and the others as much.
+// settled reports whether a leader has applied all there is and has no more audits to come, and the others
+// have applied as much.
 func (s *sim) settled() bool {
 	l := s.leader()
 	if l == nil {
@@ -241,6 +242,9 @@ func (s *sim) settled() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if l.up().replica.Linearizable(ctx) != nil {
+		return false
+	}
+	if a := l.up().replica.Audit(); a.Compared() && (a.Pending() || a.Changes > 0 || a.Doubtful()) {
 		return false
 	}
 	for _, m := range s.machines {

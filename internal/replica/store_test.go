@@ -274,10 +274,21 @@ func TestFloor(t *testing.T) {
 // sick is a disk that fails or hangs when it is told to.
 type sick struct {
 	disk
-	err   atomic.Pointer[error]
+	err   atomic.Pointer[error] // of every write
+	logs  atomic.Pointer[error] // of every write of the log
+	reads atomic.Pointer[error] // of every read of an entry
 	panic atomic.Bool
 	hang  atomic.Pointer[chan struct{}]
 }
+
+func (s *sick) GetLog(index uint64, l *raft.Log) error {
+	if err := s.reads.Load(); err != nil {
+		return *err
+	}
+	return s.disk.GetLog(index, l)
+}
+
+func (s *sick) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 func (s *sick) StoreLogs(l []*raft.Log) error {
 	if ch := s.hang.Load(); ch != nil {
@@ -287,6 +298,9 @@ func (s *sick) StoreLogs(l []*raft.Log) error {
 		panic("page 7: multiple references")
 	}
 	if err := s.err.Load(); err != nil {
+		return *err
+	}
+	if err := s.logs.Load(); err != nil {
 		return *err
 	}
 	return s.disk.StoreLogs(l)

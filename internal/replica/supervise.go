@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -9,8 +10,7 @@ import (
 
 // supervisor makes a leader step down that cannot do its work and that raft lets lead on. A lease
 // says that the followers' processes live, no more: entries may not get through to them, or not to
-// their disks, while heartbeats do; and a leadership transfer that got stuck lets a leader refuse
-// all writes (hashicorp/raft#696). Another node, elected, may fare better.
+// their disks, while heartbeats do. Another node, elected, may fare better.
 type supervisor struct {
 	limit time.Duration // how long a leader may do nothing
 	raft  leadership
@@ -29,11 +29,11 @@ type leadership interface {
 
 var _ leadership = (*raft.Raft)(nil)
 
-// stuck reports for how long a leader has not committed anything though entries wait, or commands
-// that it refuses; 0 while all is well.
-func (s *supervisor) stuck(now time.Time, refuses bool) time.Duration {
+// stuck reports for how long a leader has not committed anything though entries wait; 0 while all is
+// well.
+func (s *supervisor) stuck(now time.Time) time.Duration {
 	term, commit := s.raft.CurrentTerm(), s.raft.CommitIndex()
-	waits := s.raft.LastIndex() > commit || refuses
+	waits := s.raft.LastIndex() > commit
 	if s.raft.State() != raft.Leader || term != s.term || commit != s.commit || !waits {
 		s.term, s.commit, s.progress = term, commit, now
 		return 0
@@ -51,6 +51,7 @@ func (r *Replica) supervise() {
 	tick := time.NewTicker(r.o.Heartbeat)
 	defer tick.Stop()
 	believed := true
+	var refused time.Time // since when commands were, without a transfer of ours; zero while they are not
 	for {
 		select {
 		case <-tick.C:
@@ -63,9 +64,29 @@ func (r *Replica) supervise() {
 		}
 		e := r.raft.Load()
 		s.raft = e
-		if d := s.stuck(time.Now(), r.refuses.Load()); d > 0 {
+		if d := s.stuck(time.Now()); d > 0 {
 			r.log.Error("this leader commits nothing, and steps down", zap.Duration("for", d))
 			e.transport.Mute(3 * r.o.Heartbeat)
 		}
+		if refuses := r.refuses.Load(); !refuses || !r.Leading() || r.handing.Load() {
+			refused = time.Time{}
+		} else if refused.IsZero() {
+			refused = time.Now()
+		} else if time.Since(refused) > 2*r.o.Heartbeat {
+			refused = time.Time{}
+			r.spawn(func() { r.unstick(e) })
+		}
+	}
+}
+
+// unstick starts raft anew when a leadership transfer has been given up, and raft goes on refusing all
+// writes because of it: until the transfer's last call returns, also when this node is elected again
+// (hashicorp/raft#696).
+func (r *Replica) unstick(e *engine) {
+	refuses := errors.Is(r.wait(e, e.Barrier(r.o.ProposeTimeout)), raft.ErrLeadershipTransferInProgress)
+	r.refuses.Store(refuses)
+	if refuses {
+		r.log.Error("this leader is stuck in a transfer of leadership")
+		r.startAnew()
 	}
 }

@@ -96,6 +96,14 @@ type wires map[string]*wire
 type wire struct {
 	*raft.InmemTransport
 	installs atomic.Int32
+	hang     atomic.Pointer[chan struct{}] // until it is closed, nobody is told to lead
+}
+
+func (w *wire) TimeoutNow(id raft.ServerID, a raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	if h := w.hang.Load(); h != nil {
+		<-*h
+	}
+	return w.InmemTransport.TimeoutNow(id, a, req, resp)
 }
 
 func (*wire) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
