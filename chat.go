@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"example.com/chat/fsm"
@@ -156,6 +157,25 @@ func (n *Node) fail(err error) {
 	if r := n.running.Load(); r != nil {
 		r.Fault(err)
 	}
+}
+
+// Replayed is what Replay has found. Two nodes of one cluster that hold the same entries have the same Hash
+// and Content, under every version.
+type Replayed = replica.Replayed
+
+// Replay applies the entries in the log of a data directory that its state lacks, with this version of the
+// program, so that an upgrade can be tried before it is rolled out: run it with the old and with the
+// new version, each on a copy of its own of a stopped node's directory, and compare. The copy is changed.
+// The entries at the end of a log may not have been committed.
+//
+// It fails with ErrUpgradeNeeded at an entry that this version does not know, with ErrCorrupt at a damaged one,
+// and with ErrDataDirInUse for the directory of a running node; the result says how far it came.
+func Replay(dir string) (Replayed, error) {
+	r, err := replica.Replay(dir, zap.NewNop())
+	if err != nil {
+		return r, fmt.Errorf("chat: %w", err)
+	}
+	return r, nil
 }
 
 // Register adds the services for clients and for peers to the host's server. It must come before

@@ -48,3 +48,10 @@ func (v *View) TimeMS() int64 { return v.meta.TimeMs }
 
 // ClusterID is empty before the cluster has formed.
 func (v *View) ClusterID() string { return v.meta.ClusterId }
+
+// Records calls f for every record, in the order of their keys, until it returns false. The slices are only
+// good during the call.
+func (v *View) Records(f func(key, value []byte) bool) error {
+	v.scan(nil, nil, f)
+	return v.err
+}

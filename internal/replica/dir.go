@@ -64,7 +64,8 @@ type serverEntry struct {
 	Instance string `json:"instance"`
 }
 
-// OpenDir opens the data directory of a node, or makes it, and locks it. It fails with
+// OpenDir opens the data directory of a node, or makes it, and locks it. Without a node id it opens that
+// of any node. It fails with
 // chaterr.ErrOtherNode, chaterr.ErrDataDirInUse, chaterr.ErrUpgradeNeeded or chaterr.ErrCorrupt,
 // and has changed nothing then.
 func OpenDir(path, nodeID string) (*Dir, error) {
@@ -76,7 +77,7 @@ func OpenDir(path, nodeID string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if found && d.id.NodeID != nodeID {
+	if found && nodeID != "" && d.id.NodeID != nodeID {
 		return nil, fmt.Errorf("%s is the data directory of node %q, not of %q: %w", path, d.id.NodeID, nodeID, chaterr.ErrOtherNode)
 	}
 	if d.log, err = openLog(filepath.Join(path, logFile)); err != nil {
