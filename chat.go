@@ -19,9 +19,14 @@
 package chat
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,6 +60,8 @@ var (
 	ErrUpgradeNeeded = chaterr.ErrUpgradeNeeded
 	// ErrCorrupt: data on disk is damaged; the error names the file.
 	ErrCorrupt = chaterr.ErrCorrupt
+	// ErrQuorumAlive: Recover has found that another voter answers.
+	ErrQuorumAlive = chaterr.ErrQuorumAlive
 	// ErrFault: the node has failed, and serves nothing until the program makes a new one.
 	ErrFault = chaterr.ErrFault
 	// ErrDiverged: the node's state differs from that of most nodes. It serves nothing until it has
@@ -369,4 +376,114 @@ func (n *Node) closeStorage() error {
 		err = n.fsm.Close()
 	}
 	return errors.Join(err, n.dir.Close())
+}
+
+// Backup writes a backup of everything that this node has applied, in one stream with checksums, at the pace
+// of w. The node works on meanwhile. The backup is whole when there is no error. Two can be made at
+// once; one more is refused.
+func (n *Node) Backup(ctx context.Context, w io.Writer) error { return n.replica.Backup(ctx, w) }
+
+// BackupOptions say whom Backup asks. Address and, if the nodes have one, ClusterSecret are needed.
+type BackupOptions struct {
+	// Address is that of a node, the leader or not. The backup has what it has applied.
+	Address string
+	// ClusterName, ClusterSecret, PeerTLS and Dial are as in Options.
+	ClusterName   string
+	ClusterSecret []byte
+	PeerTLS       *tls.Config
+	Dial          func(ctx context.Context, addr string) (net.Conn, error)
+	// Name is what the nodes' logs call the caller; empty for "backup". Without a secret, PeerTLS must have
+	// a certificate for it.
+	Name string
+}
+
+// Backup has a running node send a backup, as Node.Backup writes it.
+func Backup(ctx context.Context, o BackupOptions, w io.Writer) error {
+	t := peer.NewTunnels(peer.Options{
+		ID: cmp.Or(o.Name, "backup"), Cluster: cmp.Or(o.ClusterName, defaultClusterName), ClusterID: func() string { return "" },
+		Secret: o.ClusterSecret, TLS: o.PeerTLS, Dial: o.Dial, Logger: zap.NewNop(),
+	})
+	t.Handle(peer.Call, func(c *peer.Conn) { _ = c.Close() }) // nobody calls back; never fails
+	calls := peer.NewCalls(t)
+	err := calls.Backup(ctx, "", o.Address, w)
+	if err = errors.Join(err, calls.Stop(), t.Close()); err != nil {
+		return fmt.Errorf("chat: back up from %s: %w", o.Address, err)
+	}
+	return nil
+}
+
+// Verified is what Verify has seen. The entries are those in the log of a directory; of a backup there
+// are none.
+type Verified struct {
+	Backup                bool
+	NodeID                string // empty for a backup
+	ClusterID             string
+	FirstEntry, LastEntry uint64
+	Applied               uint64 // the last entry that the state holds
+	Snapshots, Records    int
+}
+
+// Verify reads everything in the data directory of a stopped node, or in a backup, and changes nothing; for a
+// backup it needs as much space again, beside it, for the time. Its error joins all problems that it has
+// found, each with the file that it is in; what is damaged wraps ErrCorrupt. A running node's directory is
+// ErrDataDirInUse.
+//
+// A node with a damaged directory is mended by taking it away and starting the node with an empty one:
+// the others bring it what it lacks. That is safe for a minority of the voters, one after the other.
+func Verify(path string) (Verified, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return Verified{}, fmt.Errorf("chat: %w", err)
+	}
+	v := Verified{Backup: !info.IsDir()}
+	if v.Backup {
+		b, e := replica.CheckBackup(path, zap.NewNop())
+		v.ClusterID, v.Applied, v.Records, err = b.ClusterID, b.Applied, b.Records, e
+	} else {
+		c, e := replica.Check(path, zap.NewNop())
+		v.NodeID, v.ClusterID, v.FirstEntry, v.LastEntry = c.NodeID, c.ClusterID, c.First, c.Last
+		v.Applied, v.Snapshots, v.Records, err = c.Applied, c.Snapshots, c.Records, e
+	}
+	if err != nil {
+		return v, fmt.Errorf("chat: %w", err)
+	}
+	return v, nil
+}
+
+// RestoreOptions say what Restore makes of a backup. All are needed, and as in Options.
+type RestoreOptions struct{ NodeID, DataDir, Advertise string }
+
+// Restore makes the data directory of a node that is the whole of a new cluster, which begins with what a
+// backup holds. Other nodes join it with empty directories. The directory must be empty or not there; it is
+// complete when Restore returns without an error, and not there otherwise.
+//
+// The cluster has a new id: cursors of the old one are refused, and nodes of the two never mix. Accounts,
+// rooms, messages and what retries are recognised by are as they were in the backup. All sessions have
+// ended, since one that was ended after the backup was made would live again.
+func Restore(backup io.Reader, o RestoreOptions) error {
+	if o.NodeID == "" || o.DataDir == "" || o.Advertise == "" {
+		return fmt.Errorf("chat: restore: %w: NodeID, DataDir and Advertise are needed", chaterr.ErrInvalid)
+	}
+	if err := replica.Restore(backup, o.DataDir, o.NodeID, o.Advertise, zap.NewNop()); err != nil {
+		return fmt.Errorf("chat: restore: %w", err)
+	}
+	return nil
+}
+
+// Recovery is what Recover is about to do.
+type Recovery = replica.Recovery
+
+// Recover makes a stopped node the whole of a new cluster, when the other voters are lost for good and
+// there is no quorum any more. It fails with ErrQuorumAlive while the address of another voter answers.
+//
+// confirm is told what will be done; an error of it is returned, and nothing was changed. What was acknowledged and
+// had not reached this node is lost. What has reached it is kept, also what was never acknowledged. Sessions
+// go on, cursors do not, as the cluster has a new id: a node of the old one that comes back after all cannot
+// disturb it, and joins when its data directory is taken away. The directory of before is kept aside.
+func Recover(ctx context.Context, dataDir string, confirm func(Recovery) error) (Recovery, error) {
+	r, err := replica.Recover(ctx, dataDir, zap.NewNop(), confirm)
+	if err != nil {
+		return r, fmt.Errorf("chat: recover: %w", err)
+	}
+	return r, nil
 }

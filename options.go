@@ -99,6 +99,9 @@ type Options struct {
 // minSecret is how long a cluster secret must be, in bytes.
 const minSecret = 32
 
+// defaultClusterName is that of a cluster whose options name none.
+const defaultClusterName = "chat"
+
 // maxClusterName is how long a cluster's name may be, in bytes.
 const maxClusterName = 64
 
@@ -106,7 +109,7 @@ var nodeIDs = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // withDefaults returns a copy in which every zero value is what it means.
 func (o Options) withDefaults() Options {
-	defaultTo(&o.ClusterName, "chat")
+	defaultTo(&o.ClusterName, defaultClusterName)
 	defaultTo(&o.Heartbeat, 300*time.Millisecond)
 	defaultTo(&o.DiskTimeout, 10*time.Second)
 	defaultTo(&o.ProposeTimeout, 10*time.Second)

@@ -40,7 +40,7 @@ func (s *Snapshots) Import(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	c, err := decodeConfiguration(m.Configuration)
+	c, err := DecodeConfiguration(m.Configuration)
 	if err != nil {
 		return err
 	}
@@ -54,8 +54,8 @@ func (s *Snapshots) Import(r io.Reader) error {
 	return k.Close()
 }
 
-// decodeConfiguration is raft's, without its panic.
-func decodeConfiguration(b []byte) (c raft.Configuration, err error) {
+// DecodeConfiguration is raft's, without its panic.
+func DecodeConfiguration(b []byte) (c raft.Configuration, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: configuration: %v", chaterr.ErrCorrupt, p)

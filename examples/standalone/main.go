@@ -47,6 +47,12 @@ const help = `standalone runs chat.
   standalone --smoke    the same, checked: send, kill the leader, send on; ends with a line of JSON
   standalone --id ID    one node
 
+  standalone backup --from HOST:PORT --to FILE                 write a backup of a running cluster
+  standalone verify PATH                                       say what is damaged in a backup or data directory
+  standalone restore --from FILE --id ID --port P --data-dir D begin a new cluster with a backup
+  standalone recover --data-dir D [--yes]                      go on alone when the quorum is lost for good
+  standalone replay --data-dir COPY                            try an upgrade on a copied directory
+
 Environment:
   CHAT_CLUSTER_SECRET   32 bytes or more that all nodes share; without it a node speaks only to
                         nodes on its own machine
@@ -92,6 +98,9 @@ func parse(args []string, output io.Writer) (flags, error) {
 
 // run is the program. It ends with ctx.
 func run(ctx context.Context, args []string, in io.Reader, out, log io.Writer) error {
+	if ok, err := runTool(ctx, args, out); ok {
+		return err
+	}
 	f, err := parse(args, out)
 	switch {
 	case err != nil:

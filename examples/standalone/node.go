@@ -79,8 +79,13 @@ func announce(ctx context.Context, node *chat.Node, out io.Writer) {
 		err := node.Ready(some)
 		cancel()
 		s := node.Status()
+		select {
+		case <-node.Done():
+			return
+		default:
+		}
 		switch {
-		case ctx.Err() != nil || node.Err() != nil:
+		case ctx.Err() != nil:
 			return
 		case err == nil:
 			_, _ = fmt.Fprintf(out, "%s is ready; the leader is %s\n", s.NodeID, s.Leader)

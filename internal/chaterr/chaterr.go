@@ -81,6 +81,9 @@ var (
 	// ErrUpgradeNeeded: the log or the state was written by a newer version than this one. Run that
 	// version; nothing was changed.
 	ErrUpgradeNeeded = errors.New("written by a newer version")
+	// ErrQuorumAlive: another voter answers, so this node must not be recovered alone. Start the others, or make
+	// sure that they are gone for good.
+	ErrQuorumAlive = errors.New("another voter lives")
 	// ErrCorrupt: data on disk is damaged. The error names the file.
 	ErrCorrupt = errors.New("damaged data")
 	// ErrNodeIDTaken: another node has the node id or the address, and lives or counts as a member.

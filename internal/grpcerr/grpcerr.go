@@ -53,6 +53,7 @@ var table = []row{
 	{chaterr.ErrOtherCluster, codes.FailedPrecondition, "OTHER_CLUSTER", 0},
 	{chaterr.ErrUpgradeNeeded, codes.FailedPrecondition, "UPGRADE_NEEDED", 0},
 	{chaterr.ErrNodeIDTaken, codes.AlreadyExists, "NODE_ID_TAKEN", 0},
+	{chaterr.ErrQuorumAlive, codes.FailedPrecondition, "QUORUM_ALIVE", 0},
 	{chaterr.ErrPeerRefused, codes.PermissionDenied, "PEER_REFUSED", 0},
 	{chaterr.ErrQuarantined, codes.Internal, "QUARANTINED", 0},
 	{chaterr.ErrInvalid, codes.InvalidArgument, "INVALID", 0},

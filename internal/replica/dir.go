@@ -238,11 +238,7 @@ func (d *Dir) write() error {
 	if err := os.Rename(name+".tmp", name); err != nil {
 		return err
 	}
-	dir, err := os.Open(d.path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return syncDir(d.path)
 }
 
 func checksum(text string) string {

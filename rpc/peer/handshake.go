@@ -136,7 +136,7 @@ func (t *Tunnels) check(h *peerpb.Hello) error {
 		return status.Errorf(codes.FailedPrecondition, "node %q is in the cluster named %q, not %q", t.o.ID, t.o.Cluster, h.Name)
 	case h.From == "" || h.From == t.o.ID:
 		return status.Errorf(codes.FailedPrecondition, "node %q is called by %q", t.o.ID, h.From)
-	case h.To != t.o.ID && (h.To != "" || h.Purpose != string(GossipStream)):
+	case h.To != t.o.ID && (h.To != "" || h.Purpose != string(GossipStream) && h.Purpose != string(Call)):
 		return status.Errorf(codes.FailedPrecondition, "this is node %q, not %q", t.o.ID, h.To)
 	case mine != h.ClusterId && mine != "" && h.ClusterId != "":
 		return status.Errorf(codes.FailedPrecondition, "node %q belongs to cluster %q, not %q", t.o.ID, mine, h.ClusterId)

@@ -125,7 +125,7 @@ type Hello struct {
 	// The id that the cluster has given itself; empty while the sender has none.
 	ClusterId string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	From      string `protobuf:"bytes,4,opt,name=from,proto3" json:"from,omitempty"`
-	// Empty for "whoever is at this address", which only the first gossip with a seed may say.
+	// Empty for "whoever is at this address": for the first gossip with a seed, and for a backup.
 	To string `protobuf:"bytes,5,opt,name=to,proto3" json:"to,omitempty"`
 	// What the tunnel is for.
 	Purpose       string `protobuf:"bytes,6,opt,name=purpose,proto3" json:"purpose,omitempty"`
