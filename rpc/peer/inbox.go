@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -48,6 +49,9 @@ func (b *inbox) sort() {
 }
 
 func (b *inbox) take(rpc raft.RPC) {
+	if rpc.Reader != nil {
+		rpc.RespChan = b.drained(rpc)
+	}
 	if err := check(rpc.Command); err != nil {
 		rpc.Respond(nil, err)
 		return
@@ -61,6 +65,22 @@ func (b *inbox) take(rpc raft.RPC) {
 	if b.pending.CompareAndSwap(false, true) {
 		go b.copy(rpc)
 	}
+}
+
+// drained is where the answer to a snapshot goes. It goes on when the snapshot was read to its end:
+// raft and the filter refuse some at once, and the transport would then read what is in them, which
+// users have written, as the next calls of a member.
+func (b *inbox) drained(rpc raft.RPC) chan<- raft.RPCResponse {
+	answer := make(chan raft.RPCResponse, 1)
+	go func() {
+		select {
+		case a := <-answer:
+			_, _ = io.Copy(io.Discard, rpc.Reader) // ends with the tunnel at the latest
+			rpc.RespChan <- a
+		case <-b.done:
+		}
+	}()
+	return answer
 }
 
 // answer is nil when raft must answer itself.

@@ -1,14 +1,17 @@
 package peer
 
 import (
+	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/internal/chaterr"
@@ -269,5 +272,41 @@ func TestCheck(t *testing.T) {
 		if err := check(tt.command); (err == nil) != tt.ok || err != nil && !errors.Is(err, chaterr.ErrInvalid) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// TestInbox_RefusedSnapshot: a snapshot has what users have written in it. One that is refused, by the
+// filter or by raft, is read to its end, for otherwise raft's transport would take what is in it for
+// the next calls.
+func TestInbox_RefusedSnapshot(t *testing.T) {
+	for name, tt := range map[string]struct {
+		index uint64
+		want  string
+	}{
+		"by the filter": {0, "snapshot of entry 0"},
+		"by raft":       {7, raft.ErrUnsupportedProtocol.Error()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newRaftPair(t, nil)
+				p.serve = func(rpc raft.RPC) { // as raft does with a header that it cannot read
+					if _, ok := rpc.Command.(*raft.InstallSnapshotRequest); !ok {
+						t.Errorf("raft was called: %+v", rpc.Command)
+					}
+					rpc.Respond(nil, raft.ErrUnsupportedProtocol)
+				}
+				data := bytes.NewBuffer([]byte{1}) // RequestVote
+				if err := codec.NewEncoder(data, &codec.MsgpackHandle{}).Encode(&raft.RequestVoteRequest{RPCHeader: fromA, Term: 1 << 63}); err != nil {
+					t.Fatal(err)
+				}
+				req := snapshot(data.Len())
+				req.LastLogIndex = tt.index
+				err := p.a.InstallSnapshot("b", "b", req, new(raft.InstallSnapshotResponse), data)
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("got %v", err)
+				}
+				time.Sleep(time.Second)
+			})
+		})
 	}
 }
