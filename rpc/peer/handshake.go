@@ -83,10 +83,8 @@ func cut(frame []byte, at int) (first, rest []byte) {
 	return frame[:at], frame[at:]
 }
 
-// answer is the accepting side; its errors are for the wire.
+// answer is the accepting side; its errors are for the wire. The Conn has a read deadline.
 func (t *Tunnels) answer(c *Conn) error {
-	_ = c.SetReadDeadline(time.Now().Add(handshakeTimeout)) // never fails, as below
-	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
 	frame, err := c.ReadFrame()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return status.Error(codes.DeadlineExceeded, "no handshake")

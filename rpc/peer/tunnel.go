@@ -78,8 +78,7 @@ var _ peerpb.TunnelServiceServer = (*Tunnels)(nil)
 // NewTunnels makes tunnels for a node; it opens none.
 func NewTunnels(o Options) *Tunnels {
 	return &Tunnels{
-		o: o, key: handshakeKey(o.Secret), strangers: strangers{from: map[string]int{}},
-		refusals: rate.Sometimes{Interval: time.Second},
+		o: o, key: handshakeKey(o.Secret), refusals: rate.Sometimes{Interval: time.Second},
 		handlers: map[Purpose]func(*Conn){}, conns: map[*Conn]struct{}{}, links: map[linkKey]*link{},
 	}
 }
@@ -97,10 +96,6 @@ func (t *Tunnels) Handle(p Purpose, f func(*Conn)) {
 
 // Tunnel serves one tunnel; its return is what ends the stream on this side. It is called by gRPC.
 func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb.TunnelResponse]) error {
-	host := hostOf(remoteAddr(s.Context()))
-	if !t.strangers.enter(host) {
-		return status.Error(codes.ResourceExhausted, "too many handshakes at once")
-	}
 	over := make(chan error, 1)
 	end := func(err error) func() {
 		return func() {
@@ -111,11 +106,11 @@ func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb
 		}
 	}
 	c := newConn(serverFrames{s}, end(nil), end(status.Error(codes.Aborted, "tunnel aborted")))
-	err := t.answer(c)
-	t.strangers.leave(host)
-	if code := status.Code(err); code == codes.Canceled || code == codes.DeadlineExceeded {
-		return err // whoever it was has gone
-	} else if err != nil {
+	err := t.admit(c)
+	switch code := status.Code(err); {
+	case code == codes.Canceled || code == codes.DeadlineExceeded || errors.Is(err, errNoMore):
+		return err // whoever it was has gone, or this node goes
+	case err != nil:
 		t.refusals.Do(func() {
 			t.o.Logger.Warn("refused a tunnel", zap.Stringer("from", remoteAddr(s.Context())), zap.Error(err))
 		})
@@ -132,6 +127,18 @@ func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb
 	case <-s.Context().Done():
 		return s.Context().Err()
 	}
+}
+
+// admit has the other end of a stream prove who it is, within handshakeTimeout.
+func (t *Tunnels) admit(c *Conn) error {
+	_ = c.SetReadDeadline(time.Now().Add(handshakeTimeout)) // never fails, as below
+	x, err := t.strangers.enter(hostOf(remoteAddr(c.frames.context())), c)
+	if err != nil {
+		return err
+	}
+	err = t.strangers.leave(x, t.answer(c))
+	_ = c.SetReadDeadline(time.Time{})
+	return err
 }
 
 // Dial opens a tunnel and returns when the other side has proved who it is. An empty node means
@@ -221,13 +228,14 @@ func (t *Tunnels) Cut(purposes ...Purpose) {
 	}
 }
 
-// Close cuts everything. The host's GracefulStop need not wait for tunnels afterwards.
+// Close cuts everything, handshakes included. The host's GracefulStop need not wait for tunnels afterwards.
 func (t *Tunnels) Close() error {
 	t.mu.Lock()
 	t.closed = true
 	links := t.links
 	t.links = nil
 	t.mu.Unlock()
+	t.strangers.close()
 	t.Cut(RaftControl, RaftBulk, GossipPackets, GossipStream, Call)
 	var err error
 	for _, l := range links {

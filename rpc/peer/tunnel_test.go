@@ -277,48 +277,6 @@ func TestTunnel_Dripping(t *testing.T) {
 	})
 }
 
-// TestTunnel_StrangersAreFew: streams that do not finish the handshake cannot pile up, and those of
-// one host keep nobody else out.
-func TestTunnel_StrangersAreFew(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n, a, _, _ := pair(t, nil)
-		var last grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse]
-		for range maxFromOne + 1 {
-			last = strangersStream(t, n)
-			synctest.Wait()
-		}
-		if _, err := last.Recv(); status.Code(err) != codes.ResourceExhausted {
-			t.Errorf("got %v", err)
-		}
-		if _, err := dial(t, a, Call, "b", "b"); err != nil {
-			t.Errorf("a node is kept out: %v", err)
-		}
-		time.Sleep(handshakeTimeout)
-		if _, err := strangersStream(t, n).Recv(); status.Code(err) != codes.DeadlineExceeded {
-			t.Errorf("those who said nothing still count: %v", err)
-		}
-	})
-}
-
-// TestStrangers: how many there may be, and from one host.
-func TestStrangers(t *testing.T) {
-	s := strangers{from: map[string]int{}}
-	for i := range maxFromOne {
-		if !s.enter("a") || !s.enter("b") {
-			t.Fatalf("the %d. was refused", i+1)
-		}
-	}
-	if s.enter("a") || s.enter("c") {
-		t.Error("one too many was let in")
-	}
-	for range maxFromOne {
-		s.leave("a")
-	}
-	if !s.enter("c") || len(s.from) != 2 {
-		t.Errorf("counted: %v", s.from)
-	}
-}
-
 // TestTunnel_NobodyTakesIt: the handshake is right, but the other side has closed that door.
 func TestTunnel_NobodyTakesIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
