@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"example.com/chat/internal/chaterr"
@@ -43,8 +44,8 @@ type Membership interface {
 }
 
 // Calls are the calls of PeerService, both ways. Every one has its deadline from ctx, and returns
-// errors of package chaterr. A call that breaks before it has an answer returns
-// chaterr.ErrUnknownOutcome.
+// errors of package chaterr. A call that was sent and breaks before it has an answer returns
+// chaterr.ErrUnknownOutcome; one that could not be sent, because the other node is not there, does not.
 //
 // The service does not stand on the host's server but on one of its own, which listens in tunnels:
 // who gets as far as calling it has proved to be a node, and no interceptor of the host sees it.
@@ -180,6 +181,9 @@ func (c *Calls) dial(ctx context.Context, key string) (net.Conn, error) {
 	return conn, nil
 }
 
+// errNotSent: the other node has nothing of the call.
+var errNotSent = errors.New("not sent")
+
 // call makes one call; f is a method of the client.
 func call[Q, A any](ctx context.Context, c *Calls, id, addr string, f func(peerpb.PeerServiceClient, context.Context, Q, ...grpc.CallOption) (A, error), q Q) (a A, err error) {
 	l, err := c.link(id, addr)
@@ -187,23 +191,37 @@ func call[Q, A any](ctx context.Context, c *Calls, id, addr string, f func(peerp
 		return a, err
 	}
 	defer c.release(l)
-	a, err = f(peerpb.NewPeerServiceClient(l.cc), ctx, q)
-	if err != nil && grpcerr.Reason(err) == "" {
+	var at peer.Peer // set by gRPC when it has given the call to a connection
+	a, err = f(peerpb.NewPeerServiceClient(l.cc), ctx, q, grpc.Peer(&at))
+	switch {
+	case err == nil || grpcerr.Reason(err) != "":
+		return a, grpcerr.FromStatus(err)
+	case at.Addr == nil:
+		return a, fmt.Errorf("call of node %q: %w: %w", id, errNotSent, err)
+	default:
 		return a, fmt.Errorf("%w: call of node %q: %w", chaterr.ErrUnknownOutcome, id, err)
 	}
-	return a, grpcerr.FromStatus(err)
 }
 
-// Forward asks the node id, which should lead, to carry out commands.
+// ofLeader is the error of a call of a node that should lead: one that cannot be reached does not.
+func ofLeader(err error) error {
+	if errors.Is(err, errNotSent) {
+		return fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err)
+	}
+	return err
+}
+
+// Forward asks the node id, which should lead, to carry out commands. When that cannot be reached the
+// error is chaterr.ErrNoLeader, and nothing was done.
 func (c *Calls) Forward(ctx context.Context, id, addr string, commands [][]byte) (results [][]byte, index uint64, err error) {
 	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.Forward, &peerpb.ForwardRequest{Commands: commands})
-	return a.GetResults(), a.GetIndex(), err
+	return a.GetResults(), a.GetIndex(), ofLeader(err)
 }
 
 // ReadIndex asks the node id, which should lead, for an index to read at.
 func (c *Calls) ReadIndex(ctx context.Context, id, addr string) (uint64, error) {
 	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.ReadIndex, &peerpb.ReadIndexRequest{})
-	return a.GetIndex(), err
+	return a.GetIndex(), ofLeader(err)
 }
 
 // Mark asks a node for the hash of its state at a mark.

@@ -212,17 +212,23 @@ func TestCalls_Errors(t *testing.T) {
 	}
 }
 
-// TestCalls_Unanswered: a call that gets no answer says that its outcome is unknown, at its deadline
-// and not later.
+// TestCalls_Unanswered: a call that gets no answer says that its outcome is unknown if it was sent, and
+// that it was not done if not, at its deadline and not later.
 func TestCalls_Unanswered(t *testing.T) {
 	for name, tt := range map[string]struct {
 		spoil func(n *simnet.Net, b *Calls)
+		known bool // there was a call before
 		took  time.Duration
+		want  error
 	}{
-		"a handler that hangs":  {func(*simnet.Net, *Calls) {}, time.Second},
-		"a link that is cut":    {func(n *simnet.Net, _ *Calls) { n.Cut("a", "b") }, time.Second},
-		"a node that is not up": {func(n *simnet.Net, _ *Calls) { n.Refuse("a", "b") }, 0},
-		"a node that stops":     {func(_ *simnet.Net, b *Calls) { time.AfterFunc(500*time.Millisecond, func() { _ = b.Stop() }) }, 500 * time.Millisecond},
+		"a handler that hangs":           {func(*simnet.Net, *Calls) {}, true, time.Second, chaterr.ErrUnknownOutcome},
+		"a link that is cut":             {func(n *simnet.Net, _ *Calls) { n.Cut("a", "b") }, true, time.Second, chaterr.ErrUnknownOutcome},
+		"a link that was cut before":     {func(n *simnet.Net, _ *Calls) { n.Cut("a", "b") }, false, time.Second, chaterr.ErrNoLeader},
+		"a link that breaks":             {func(n *simnet.Net, _ *Calls) { time.AfterFunc(time.Second/2, func() { n.Reset("a", "b") }) }, true, time.Second / 2, chaterr.ErrUnknownOutcome},
+		"a node that is not up":          {func(n *simnet.Net, _ *Calls) { n.Refuse("a", "b") }, false, 0, chaterr.ErrNoLeader},
+		"a node that has gone":           {func(n *simnet.Net, _ *Calls) { n.Refuse("a", "b"); n.Reset("a", "b"); time.Sleep(time.Second) }, true, 0, chaterr.ErrNoLeader},
+		"a node that stops":              {func(_ *simnet.Net, b *Calls) { time.AfterFunc(time.Second/2, func() { _ = b.Stop() }) }, true, time.Second / 2, chaterr.ErrUnknownOutcome},
+		"a node that has stopped before": {func(_ *simnet.Net, b *Calls) { _ = b.Stop() }, false, 0, chaterr.ErrNoLeader},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -232,13 +238,21 @@ func TestCalls_Unanswered(t *testing.T) {
 					given <- time.Until(by)
 					<-ctx.Done()
 					return nil, 0, ctx.Err()
-				}}, fakeMembership{})
+				}}, fakeMembership{self: func() node.Info { return node.Info{ID: "b"} }})
+				if tt.known {
+					if _, err := a.Probe(within(t, time.Second), "b", "b"); err != nil {
+						t.Fatal(err)
+					}
+				}
 				tt.spoil(n, b)
 				start := time.Now()
 				_, _, err := a.Forward(within(t, time.Second), "b", "b", nil)
 				took := time.Since(start)
-				if !errors.Is(err, chaterr.ErrUnknownOutcome) || took < tt.took || took > tt.took+10*time.Millisecond {
+				if !errors.Is(err, tt.want) || took < tt.took || took > tt.took+20*time.Millisecond {
 					t.Errorf("got %v after %v", err, took)
+				}
+				if tt.want == chaterr.ErrNoLeader && (len(given) > 0 || errors.Is(err, chaterr.ErrUnknownOutcome)) {
+					t.Errorf("the node has the call: got %v", err)
 				}
 				select {
 				case d := <-given:
