@@ -182,16 +182,17 @@ func TestTLS_Outside(t *testing.T) {
 		secret []byte
 		spoil  func(*chat.Options)
 		want   string // what the others log; empty when TLS does not let it come so far
+		told   string // what the node says of its seed
 		in     bool
 	}{
-		"the secret":                        {secret, func(*chat.Options) {}, "", true},
-		"the secret, and no certificate":    {secret, show(), "", true},
-		"another secret":                    {secret, func(o *chat.Options) { o.ClusterSecret = otherSecret }, "the cluster secrets differ", false},
-		"a certificate, and no secret":      {secret, func(o *chat.Options) { o.ClusterSecret = nil }, "the cluster secrets differ", false},
-		"the certificate":                   {nil, func(*chat.Options) {}, "", true},
-		"the certificate of another node":   {nil, show(ca.node("n1")), `the certificate is not one of node "n2"`, false},
-		"no certificate":                    {nil, show(), `node "n2" has shown no certificate`, false},
-		"a certificate of another's making": {nil, show(other.node("n2")), "", false},
+		"the secret":                        {secret, func(*chat.Options) {}, "", "", true},
+		"the secret, and no certificate":    {secret, show(), "", "", true},
+		"another secret":                    {secret, func(o *chat.Options) { o.ClusterSecret = otherSecret }, "the cluster secrets differ", "the cluster secrets differ", false},
+		"a certificate, and no secret":      {secret, func(o *chat.Options) { o.ClusterSecret = nil }, "the cluster secrets differ", "the cluster secrets differ", false},
+		"the certificate":                   {nil, func(*chat.Options) {}, "", "", true},
+		"the certificate of another node":   {nil, show(ca.node("n1")), `the certificate is not one of node "n2"`, `the certificate is not one of node "n2"`, false},
+		"no certificate":                    {nil, show(), `node "n2" has shown no certificate`, `node "n2" has shown no certificate`, false},
+		"a certificate of another's making": {nil, show(other.node("n2")), "", "(open a tunnel for gossip", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -228,10 +229,10 @@ func TestTLS_Outside(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), "no member of a cluster was found; 0 nodes are in sight, seeds are "+seed) {
+			if err == nil || !strings.Contains(err.Error(), "no member of a cluster was found; 0 nodes are in sight, seeds are "+seed) || !strings.Contains(err.Error(), tt.told) {
 				t.Errorf("Ready: got %v", err)
 			}
-			if s := second.Status(); s.Role.String() != "outside" || s.Ready || s.ClusterID != "" || !strings.Contains(s.Detail, seed) {
+			if s := second.Status(); s.Role.String() != "outside" || s.Ready || s.ClusterID != "" || !strings.Contains(s.Detail, tt.told) {
 				t.Errorf("Status: got %+v", s)
 			}
 			if s := first.Status(); len(s.Servers) != 1 {

@@ -105,7 +105,7 @@ func (m *Membership) seek() {
 	}
 	n := m.o.Self.Expect
 	if n == 0 {
-		m.trouble("no member of a cluster was found; %d nodes are in sight, seeds are %s", len(alive)-1, strings.Join(m.o.Seeds, ", "))
+		m.trouble("no member of a cluster was found; %d nodes are in sight, seeds are %s", len(alive)-1, m.seeds())
 		return
 	}
 	var candidates []node.Info
@@ -115,7 +115,7 @@ func (m *Membership) seek() {
 		}
 	}
 	if len(candidates) < n {
-		m.trouble("%d of the %d nodes that are to form the cluster are in sight; seeds are %s", len(candidates), n, strings.Join(m.o.Seeds, ", "))
+		m.trouble("%d of the %d nodes that are to form the cluster are in sight; seeds are %s", len(candidates), n, m.seeds())
 		return
 	}
 	candidates = candidates[:n] // sorted by id

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -154,8 +155,12 @@ func (m *Membership) Alive() []node.Info {
 func (m *Membership) gossip() {
 	for pause := seeking; ; {
 		all := true
-		for _, addr := range m.missing() {
-			if _, err := m.list.Load().Join([]string{m.o.SeedName(addr)}); err != nil {
+		addrs := m.missing()
+		m.forgive(addrs)
+		for _, addr := range addrs {
+			_, err := m.list.Load().Join([]string{m.o.SeedName(addr)})
+			m.greeted(addr, err)
+			if err != nil {
 				all = false
 				m.log.Debug("no gossip with a seed", zap.String("address", addr), zap.Error(err))
 			}
@@ -171,6 +176,48 @@ func (m *Membership) gossip() {
 			return
 		}
 	}
+}
+
+// maxReason is how much is told of why a seed could not be greeted, in bytes. Some of it may come from
+// whoever has its address.
+const maxReason = 300
+
+// greeted notes what came of greeting an address, for people.
+func (m *Membership) greeted(addr string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err == nil {
+		delete(m.refusals, addr)
+		return
+	}
+	text := strings.Join(strings.Fields(err.Error()), " ") // memberlist's is a list of lines, with an address that is none
+	if _, cause, ok := strings.Cut(text, "failed to join "); ok {
+		_, text, _ = strings.Cut(cause, ": ")
+	}
+	if len(text) > maxReason {
+		text = text[:maxReason] + "..."
+	}
+	m.refusals[addr] = strings.ToValidUTF8(text, "?")
+}
+
+// forgive forgets about addresses that need not be greeted any more.
+func (m *Membership) forgive(missing []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.refusals, func(addr, _ string) bool { return !slices.Contains(missing, addr) })
+}
+
+// seeds lists the seeds for people, with why one could not be greeted when that was tried last.
+func (m *Membership) seeds() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	texts := slices.Clone(m.o.Seeds)
+	for i, addr := range texts {
+		if why := m.refusals[addr]; why != "" {
+			texts[i] = fmt.Sprintf("%s (%s)", addr, why)
+		}
+	}
+	return strings.Join(texts, ", ")
 }
 
 // missing lists the addresses of seeds and of servers that gossip does not see.

@@ -97,18 +97,19 @@ type Membership struct {
 
 	admitting chan struct{} // holds one token while a newcomer is taken in
 
-	mu      sync.Mutex           // guards what follows
-	meta    []byte               // what gossip tells of this node
-	alive   map[string]node.Info // by id, as gossip has it
-	problem string               // why this node is not yet a member, for people
-	closed  bool
+	mu       sync.Mutex           // guards what follows
+	meta     []byte               // what gossip tells of this node
+	alive    map[string]node.Info // by id, as gossip has it
+	problem  string               // why this node is not yet a member, for people
+	refusals map[string]string    // by address: why it could not be greeted, for people
+	closed   bool
 }
 
 // New makes a membership; it does nothing before Start.
 func New(o Options) *Membership {
 	m := &Membership{
 		o: o, log: o.Logger.Named("membership"),
-		wake: make(chan struct{}, 1), admitting: make(chan struct{}, 1), stable: stability{}, alive: map[string]node.Info{},
+		wake: make(chan struct{}, 1), admitting: make(chan struct{}, 1), stable: stability{}, alive: map[string]node.Info{}, refusals: map[string]string{},
 	}
 	m.life, m.stop = context.WithCancel(context.Background())
 	return m
