@@ -172,6 +172,12 @@ func (s *sim) crowd(m *machine, l *load, n int) {
 
 // simulate runs one schedule and returns what went wrong.
 func simulate(t *testing.T, nodes int, seed uint64, b bugs, script func(*sim, *load)) (faults []string) {
+	faults, _ = count(t, nodes, seed, b, script)
+	return faults
+}
+
+// count is simulate, and counts reads.
+func count(t *testing.T, nodes int, seed uint64, b bugs, script func(*sim, *load)) (faults []string, reads int) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, nodes, seed, b)
 		l := startLoad(s, 3)
@@ -180,13 +186,13 @@ func simulate(t *testing.T, nodes int, seed uint64, b bugs, script func(*sim, *l
 		if !s.broken() {
 			s.equal()
 		}
-		faults = s.faults
+		faults, reads = s.faults, l.reads
 		t.Logf("seed %d: %d terms, %d acknowledged, %d reads", seed, len(s.leaders), len(l.acked), l.reads)
 		if len(l.acked) == 0 {
 			t.Error("nothing was acknowledged")
 		}
 	})
-	return faults
+	return faults, reads
 }
 
 // TestSim runs random schedules of partitions, crashes, slow and failing disks and transfers over
@@ -228,17 +234,21 @@ func usurpers(s *sim, l *load) {
 func TestSim_FindsBugs(t *testing.T) {
 	for name, tt := range map[string]struct {
 		bugs   bugs
+		nodes  int
 		script func(*sim, *load)
 	}{
-		"acknowledged before commit": {bugs{ackEarly: true}, storm},
-		"a retry is a new operation": {bugs{freshRetry: true}, storm},
-		"reads without the leader":   {bugs{staleReads: true}, storm},
-		"no floor":                   {bugs{noFloor: true}, conflicts},
-		"votes in two writes":        {bugs{halfVotes: true}, storm},
+		"acknowledged before commit":   {bugs{ackEarly: true}, 3, storm},
+		"a retry is a new operation":   {bugs{freshRetry: true}, 3, storm},
+		"reads without the leader":     {bugs{staleReads: true}, 3, storm},
+		"reads of a new leader":        {bugs{noOwn: true}, 3, deposals},
+		"answers of before the read":   {bugs{oldAnswers: true}, 3, deposals},
+		"answers of who does not vote": {bugs{nonvoters: true}, 5, deposals},
+		"no floor":                     {bugs{noFloor: true}, 3, conflicts},
+		"votes in two writes":          {bugs{halfVotes: true}, 3, storm},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(100) {
-				if faults := simulate(t, 3, seed, tt.bugs, tt.script); len(faults) > 0 {
+				if faults := simulate(t, tt.nodes, seed, tt.bugs, tt.script); len(faults) > 0 {
 					t.Logf("seed %d: %s", seed, faults[0])
 					return
 				}

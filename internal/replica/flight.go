@@ -10,7 +10,7 @@ import (
 // flight lets calls that wait share one run: a call that comes while a run is under way gets the
 // result of the next one, which begins after the call did.
 type flight struct {
-	run   func() (uint64, error) // on a goroutine of its own
+	run   func() (uint64, error)
 	spawn func(func()) bool
 
 	mu      sync.Mutex // guards what follows
@@ -57,7 +57,14 @@ func (f *flight) fly() {
 		if l == nil {
 			return
 		}
-		l.index, l.err = f.run()
-		close(l.done)
+		go f.land(l)
+		<-l.done
 	}
+}
+
+// land answers even when run ends its goroutine, as a call of a failed disk does.
+func (f *flight) land(l *landing) {
+	defer close(l.done)
+	l.err = chaterr.ErrClosed
+	l.index, l.err = f.run()
 }

@@ -96,47 +96,53 @@ func (l *load) send(i int) {
 		if res == nil {
 			return
 		}
-		l.mu.Lock()
-		l.acked[text] = res.Seq
-		l.mu.Unlock()
-		for old := l.newest.Load(); res.Seq > old && !l.newest.CompareAndSwap(old, res.Seq); old = l.newest.Load() {
-		}
+		l.acknowledged(text, res.Seq)
 		time.Sleep(time.Duration(r.IntN(20)) * time.Millisecond)
 	}
 }
 
-// read checks that a linearizable read sees all that was acknowledged before it began.
+func (l *load) acknowledged(text string, seq uint64) {
+	l.mu.Lock()
+	l.acked[text] = seq
+	l.mu.Unlock()
+	for old := l.newest.Load(); seq > old && !l.newest.CompareAndSwap(old, seq); old = l.newest.Load() {
+	}
+}
+
+// read asks any node, again and again.
 func (l *load) read(i int) {
 	r := rand.New(rand.NewPCG(l.s.seed, uint64(200+i)))
 	for !l.stop.Load() {
 		time.Sleep(time.Duration(5+r.IntN(50)) * time.Millisecond)
-		n := l.s.machines[r.IntN(len(l.s.machines))].up()
-		if n == nil {
-			continue
+		if n := l.s.machines[r.IntN(len(l.s.machines))].up(); n != nil {
+			l.readAt(n)
 		}
-		want := l.newest.Load()
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		err := error(nil)
-		if !l.s.bugs.staleReads {
-			err = n.replica.Linearizable(ctx)
-		}
-		cancel()
-		if err != nil {
-			continue
-		}
-		v, err := n.replica.View()
-		if err != nil {
-			continue
-		}
-		room, err := v.Room(l.actor.Account, l.room)
-		if err == nil && room.LastSeq < want {
-			l.s.fault("a read saw %d messages, and %d was acknowledged", room.LastSeq, want)
-		}
-		_ = v.Close() // a second error of the same kind
-		l.mu.Lock()
-		l.reads++
-		l.mu.Unlock()
 	}
+}
+
+// readAt checks that a linearizable read sees all that was acknowledged before it began.
+func (l *load) readAt(n *running) {
+	want := l.newest.Load()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if l.s.bugs.noOwn {
+		n.replica.own.Store(n.replica.Term())
+	}
+	if !l.s.bugs.staleReads && n.replica.Linearizable(ctx) != nil {
+		return
+	}
+	v, err := n.replica.View()
+	if err != nil {
+		return
+	}
+	room, err := v.Room(l.actor.Account, l.room)
+	if err == nil && room.LastSeq < want {
+		l.s.fault("a read saw %d messages, and %d was acknowledged", room.LastSeq, want)
+	}
+	_ = v.Close() // a second error of the same kind
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reads++
 }
 
 // end stops the clients and checks what every node has.

@@ -170,7 +170,7 @@ func (m *machine) start() {
 		return l
 	}
 	n.replica = New(Options{
-		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Peers: n.calls, Logger: zap.NewNop(), Transport: transport,
+		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Peers: &asked{Calls: n.calls, s: m.s, answers: map[string]answer{}}, Logger: zap.NewNop(), Transport: transport,
 		Heartbeat: heartbeat, ProposeTimeout: 5 * time.Second, MaxPending: 1000, MaxPendingBytes: 1 << 20,
 		DiskTimeout: 2 * time.Second, SnapshotEvery: 20, KeepEntries: 1, AuditEvery: 500 * time.Millisecond, open: m.open,
 		Failed: func() { _ = n.fsm.Close() },

@@ -53,27 +53,38 @@ func (r *Replica) LeaderReadIndex(ctx context.Context) (uint64, error) {
 func (r *Replica) readIndex() (uint64, error) {
 	ctx, cancel := context.WithTimeout(r.life, r.o.ProposeTimeout)
 	defer cancel()
-	if r.Leading() {
-		return r.local.join(ctx)
+	for {
+		if r.Leading() {
+			return r.local.join(ctx)
+		}
+		id, addr := r.leader()
+		if id == "" || id == r.o.NodeID {
+			return 0, chaterr.ErrNoLeader
+		}
+		asking, done := r.whileLeads(ctx, id)
+		index, err := r.o.Peers.ReadIndex(asking, id, addr)
+		deposed := err != nil && asking.Err() != nil && ctx.Err() == nil
+		done()
+		if deposed {
+			continue
+		}
+		if errors.Is(err, chaterr.ErrUnknownOutcome) {
+			err = fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err) // a read changes nothing
+		}
+		return index, err
 	}
-	id, addr := r.leader()
-	if id == "" || id == r.o.NodeID {
-		return 0, chaterr.ErrNoLeader
-	}
-	index, err := r.o.Peers.ReadIndex(ctx, id, addr)
-	if errors.Is(err, chaterr.ErrUnknownOutcome) {
-		err = fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err) // a read changes nothing
-	}
-	return index, err
 }
 
-// barrier is run on the leader: an entry that a majority takes proves that this node still led
-// after the call began, and when it is applied, so is everything before it. VerifyLeader proves
-// less: it counts non-voters, and answers to questions that were asked before the call.
-func (r *Replica) barrier() (uint64, error) {
+// CurrentTerm is for the leader, which asks whether it still leads: this node has voted in no later
+// term when it answers. raft stores its term, and sets it in memory, before it votes in it.
+func (r *Replica) CurrentTerm() (uint64, error) {
 	e := r.raft.Load()
-	if err := r.wait(e, e.Barrier(r.o.ProposeTimeout)); err != nil {
-		return 0, fmt.Errorf("%w: %w", chaterr.ErrNoLeader, err)
+	if e == nil {
+		return 0, chaterr.ErrNoLeader
 	}
-	return r.o.FSM.Applied(), r.Err()
+	term, ok := e.term()
+	if !ok {
+		return 0, chaterr.ErrNoLeader
+	}
+	return term, r.Err()
 }

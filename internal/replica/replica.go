@@ -41,6 +41,8 @@ type Peers interface {
 	Mark(ctx context.Context, id, addr string, index uint64) (hash uint64, err error)
 	// Backup writes a snapshot of a node's state to w, which names itself.
 	Backup(ctx context.Context, id, addr string, w io.Writer) error
+	// CurrentTerm is a voter's term, for a leader that has to know whether it still leads.
+	CurrentTerm(ctx context.Context, id, addr string) (uint64, error)
 }
 
 // Options are what a Replica needs. Only those with a zero value named may be left out.
@@ -102,6 +104,7 @@ type Replica struct {
 	again   chan struct{}          // one slot: raft is to be started anew
 	sick    atomic.Pointer[error]  // why the state is being replaced; nil while it is not
 	ended   chan struct{}          // closed by Close when raft has ended
+	own     atomic.Uint64          // a term in which this node has led and committed an entry
 	asked   atomic.Int64           // futures of raft that have no answer yet
 	refuses atomic.Bool            // raft has refused the last batch because it hands leadership over
 	handing atomic.Bool            // HandOver is at work
@@ -132,7 +135,7 @@ func New(o Options) *Replica {
 	r.life, r.stop = context.WithCancel(context.Background())
 	r.backups = make(chan struct{}, maxBackups)
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
-	r.local = flight{run: r.barrier, spawn: r.spawn}
+	r.local = flight{run: r.leaderIndex, spawn: r.spawn}
 	r.read = flight{run: r.readIndex, spawn: r.spawn}
 	return r
 }

@@ -38,6 +38,23 @@ func (r *Replica) leader() (id, addr string) {
 	return string(i), string(a)
 }
 
+// whileLeads is ctx until another node than id is known to lead: what id was asked for before that it
+// may never answer. A machine that vanishes breaks no connection.
+func (r *Replica) whileLeads(ctx context.Context, id string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	var look func()
+	look = func() {
+		if now := r.Leader(); now != "" && now != id {
+			cancel()
+		}
+		if ctx.Err() == nil {
+			time.AfterFunc(r.o.Heartbeat/10, look)
+		}
+	}
+	time.AfterFunc(r.o.Heartbeat/10, look)
+	return ctx, cancel
+}
+
 // Term is the node's current term.
 func (r *Replica) Term() uint64 {
 	if running := r.raft.Load(); running != nil {

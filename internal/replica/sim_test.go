@@ -88,6 +88,9 @@ type bugs struct {
 	ackEarly   bool // the client takes "unknown" for done
 	freshRetry bool // retry under a new operation id
 	staleReads bool // read without asking the leader
+	noOwn      bool // a leader reads before an entry of its own term is committed
+	oldAnswers bool // a leader takes what a voter has answered a while ago
+	nonvoters  bool // a leader takes the answer of a server that does not vote for a voter's
 }
 
 // fault notes that a promise was broken; the run ends at the next look.

@@ -33,6 +33,8 @@ type Log interface {
 	Mark(ctx context.Context, index uint64) (hash uint64, err error)
 	// Backup writes a snapshot of the node's state.
 	Backup(ctx context.Context, w io.Writer) error
+	// CurrentTerm is this node's term in raft, read after the call began.
+	CurrentTerm() (uint64, error)
 }
 
 // Membership is what a node says when the cluster is formed or grows.
@@ -251,6 +253,12 @@ func (c *Calls) Backup(ctx context.Context, id, addr string, w io.Writer) error 
 		return nil
 	}
 	return grpcerr.FromStatus(err)
+}
+
+// CurrentTerm asks the node id, which votes, for its term.
+func (c *Calls) CurrentTerm(ctx context.Context, id, addr string) (uint64, error) {
+	a, err := call(ctx, c, id, addr, peerpb.PeerServiceClient.CurrentTerm, &peerpb.CurrentTermRequest{})
+	return a.GetTerm(), err
 }
 
 // Promise asks for a promise.

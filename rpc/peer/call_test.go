@@ -28,6 +28,7 @@ type fakeLog struct {
 	readIndex func(ctx context.Context) (uint64, error)
 	mark      func(ctx context.Context, index uint64) (uint64, error)
 	backup    func(ctx context.Context, w io.Writer) error
+	term      func() (uint64, error)
 }
 
 func (f fakeLog) Forwarded(ctx context.Context, commands [][]byte) ([][]byte, uint64, error) {
@@ -37,6 +38,7 @@ func (f fakeLog) LeaderReadIndex(ctx context.Context) (uint64, error)    { retur
 func (f fakeLog) Mark(ctx context.Context, index uint64) (uint64, error) { return f.mark(ctx, index) }
 
 func (f fakeLog) Backup(ctx context.Context, w io.Writer) error { return f.backup(ctx, w) }
+func (f fakeLog) CurrentTerm() (uint64, error)                  { return f.term() }
 
 type fakeMembership struct {
 	promise func(attempt string) (string, node.Cluster, error)
@@ -102,6 +104,7 @@ func TestCalls_RoundTrip(t *testing.T) {
 			},
 			readIndex: func(context.Context) (uint64, error) { return 43, nil },
 			mark:      func(_ context.Context, index uint64) (uint64, error) { return index | 1<<63, nil },
+			term:      func() (uint64, error) { return 44, nil },
 		}, fakeMembership{
 			promise: func(attempt string) (string, node.Cluster, error) { return attempt + "!", cluster, nil },
 			adopt: func(attempt string, c node.Cluster) error {
@@ -123,6 +126,8 @@ func TestCalls_RoundTrip(t *testing.T) {
 		same([]any{index, err}, []any{uint64(43), nil})
 		hash, err := a.Mark(ctx, "b", "b", 44)
 		same([]any{hash, err}, []any{uint64(44 | 1<<63), nil})
+		term, err := a.CurrentTerm(ctx, "b", "b")
+		same([]any{term, err}, []any{uint64(44), nil})
 		highest, in, err := a.Promise(ctx, "b", "b", "x")
 		same([]any{highest, in, err}, []any{"x!", cluster, nil})
 		same(a.Adopt(ctx, "b", "b", "000000000001.n", cluster), nil)
@@ -187,6 +192,7 @@ func TestCalls_Errors(t *testing.T) {
 				fakeLog{
 					forwarded: func(context.Context, [][]byte) ([][]byte, uint64, error) { return nil, 0, failure },
 					readIndex: func(context.Context) (uint64, error) { return 0, failure },
+					term:      func() (uint64, error) { return 0, failure },
 				},
 				fakeMembership{
 					promise: func(string) (string, node.Cluster, error) { return "", node.Cluster{}, failure },
@@ -196,10 +202,11 @@ func TestCalls_Errors(t *testing.T) {
 			ctx := within(t, time.Second)
 			_, _, forward := a.Forward(ctx, "b", "b", nil)
 			_, readIndex := a.ReadIndex(ctx, "b", "b")
+			_, term := a.CurrentTerm(ctx, "b", "b")
 			_, _, promise := a.Promise(ctx, "b", "b", "x")
 			adopt := a.Adopt(ctx, "b", "b", "x", node.Cluster{})
 			_, join := a.Join(ctx, "b", "b", node.Info{}, false)
-			for name, got := range map[string]error{"forward": forward, "read index": readIndex, "promise": promise, "adopt": adopt, "join": join} {
+			for name, got := range map[string]error{"forward": forward, "read index": readIndex, "current term": term, "promise": promise, "adopt": adopt, "join": join} {
 				if want == secret {
 					if got == nil || strings.Contains(got.Error(), "secret") || errors.Is(got, chaterr.ErrUnknownOutcome) {
 						t.Errorf("%s: got %v", name, got)

@@ -58,6 +58,12 @@ func (w parts) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// CurrentTerm answers Calls.CurrentTerm.
+func (s *service) CurrentTerm(context.Context, *peerpb.CurrentTermRequest) (*peerpb.CurrentTermResponse, error) {
+	term, err := s.log.CurrentTerm()
+	return &peerpb.CurrentTermResponse{Term: term}, grpcerr.ToStatus(err)
+}
+
 // Promise answers Calls.Promise.
 func (s *service) Promise(_ context.Context, q *peerpb.PromiseRequest) (*peerpb.PromiseResponse, error) {
 	highest, in, err := s.membership.Promise(q.Attempt)

@@ -562,6 +562,87 @@ func (x *BackupResponse) GetData() []byte {
 	return nil
 }
 
+type CurrentTermRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CurrentTermRequest) Reset() {
+	*x = CurrentTermRequest{}
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CurrentTermRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CurrentTermRequest) ProtoMessage() {}
+
+func (x *CurrentTermRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CurrentTermRequest.ProtoReflect.Descriptor instead.
+func (*CurrentTermRequest) Descriptor() ([]byte, []int) {
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+}
+
+type CurrentTermResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// raft's, read after the question came.
+	Term          uint64 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CurrentTermResponse) Reset() {
+	*x = CurrentTermResponse{}
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CurrentTermResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CurrentTermResponse) ProtoMessage() {}
+
+func (x *CurrentTermResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CurrentTermResponse.ProtoReflect.Descriptor instead.
+func (*CurrentTermResponse) Descriptor() ([]byte, []int) {
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CurrentTermResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
 type PromiseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One try to form a cluster. Attempts are ordered as text.
@@ -572,7 +653,7 @@ type PromiseRequest struct {
 
 func (x *PromiseRequest) Reset() {
 	*x = PromiseRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +665,7 @@ func (x *PromiseRequest) String() string {
 func (*PromiseRequest) ProtoMessage() {}
 
 func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +678,7 @@ func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
 func (*PromiseRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PromiseRequest) GetAttempt() string {
@@ -621,7 +702,7 @@ type PromiseResponse struct {
 
 func (x *PromiseResponse) Reset() {
 	*x = PromiseResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +714,7 @@ func (x *PromiseResponse) String() string {
 func (*PromiseResponse) ProtoMessage() {}
 
 func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +727,7 @@ func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromiseResponse.ProtoReflect.Descriptor instead.
 func (*PromiseResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PromiseResponse) GetHighest() string {
@@ -682,7 +763,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +775,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +788,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AdoptRequest) GetAttempt() string {
@@ -739,7 +820,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +832,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +845,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 type JoinRequest struct {
@@ -778,7 +859,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +871,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +884,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JoinRequest) GetNode() *Node {
@@ -829,7 +910,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +922,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +935,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -872,7 +953,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +965,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +978,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 type ProbeResponse struct {
@@ -909,7 +990,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1002,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1015,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ProbeResponse) GetNode() *Node {
@@ -966,7 +1047,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1059,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_chat_peer_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1072,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_chat_peer_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Node) GetId() string {
@@ -1082,7 +1163,10 @@ const file_chat_peer_v1_peer_proto_rawDesc = "" +
 	"\x04hash\x18\x01 \x01(\x06R\x04hash\"\x0f\n" +
 	"\rBackupRequest\"$\n" +
 	"\x0eBackupResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"*\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x14\n" +
+	"\x12CurrentTermRequest\")\n" +
+	"\x13CurrentTermResponse\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\"*\n" +
 	"\x0ePromiseRequest\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\"x\n" +
 	"\x0fPromiseResponse\x12\x18\n" +
@@ -1116,12 +1200,13 @@ const file_chat_peer_v1_peer_proto_rawDesc = "" +
 	"\x05level\x18\a \x01(\rR\x05level\x12#\n" +
 	"\rapplied_index\x18\b \x01(\x04R\fappliedIndex2X\n" +
 	"\rTunnelService\x12G\n" +
-	"\x06Tunnel\x12\x1b.chat.peer.v1.TunnelRequest\x1a\x1c.chat.peer.v1.TunnelResponse(\x010\x012\xb4\x04\n" +
+	"\x06Tunnel\x12\x1b.chat.peer.v1.TunnelRequest\x1a\x1c.chat.peer.v1.TunnelResponse(\x010\x012\x88\x05\n" +
 	"\vPeerService\x12F\n" +
 	"\aForward\x12\x1c.chat.peer.v1.ForwardRequest\x1a\x1d.chat.peer.v1.ForwardResponse\x12L\n" +
 	"\tReadIndex\x12\x1e.chat.peer.v1.ReadIndexRequest\x1a\x1f.chat.peer.v1.ReadIndexResponse\x12=\n" +
 	"\x04Mark\x12\x19.chat.peer.v1.MarkRequest\x1a\x1a.chat.peer.v1.MarkResponse\x12E\n" +
-	"\x06Backup\x12\x1b.chat.peer.v1.BackupRequest\x1a\x1c.chat.peer.v1.BackupResponse0\x01\x12F\n" +
+	"\x06Backup\x12\x1b.chat.peer.v1.BackupRequest\x1a\x1c.chat.peer.v1.BackupResponse0\x01\x12R\n" +
+	"\vCurrentTerm\x12 .chat.peer.v1.CurrentTermRequest\x1a!.chat.peer.v1.CurrentTermResponse\x12F\n" +
 	"\aPromise\x12\x1c.chat.peer.v1.PromiseRequest\x1a\x1d.chat.peer.v1.PromiseResponse\x12@\n" +
 	"\x05Adopt\x12\x1a.chat.peer.v1.AdoptRequest\x1a\x1b.chat.peer.v1.AdoptResponse\x12=\n" +
 	"\x04Join\x12\x19.chat.peer.v1.JoinRequest\x1a\x1a.chat.peer.v1.JoinResponse\x12@\n" +
@@ -1139,54 +1224,58 @@ func file_chat_peer_v1_peer_proto_rawDescGZIP() []byte {
 	return file_chat_peer_v1_peer_proto_rawDescData
 }
 
-var file_chat_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_chat_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_chat_peer_v1_peer_proto_goTypes = []any{
-	(*TunnelRequest)(nil),     // 0: chat.peer.v1.TunnelRequest
-	(*TunnelResponse)(nil),    // 1: chat.peer.v1.TunnelResponse
-	(*Hello)(nil),             // 2: chat.peer.v1.Hello
-	(*ForwardRequest)(nil),    // 3: chat.peer.v1.ForwardRequest
-	(*ForwardResponse)(nil),   // 4: chat.peer.v1.ForwardResponse
-	(*ReadIndexRequest)(nil),  // 5: chat.peer.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil), // 6: chat.peer.v1.ReadIndexResponse
-	(*MarkRequest)(nil),       // 7: chat.peer.v1.MarkRequest
-	(*MarkResponse)(nil),      // 8: chat.peer.v1.MarkResponse
-	(*BackupRequest)(nil),     // 9: chat.peer.v1.BackupRequest
-	(*BackupResponse)(nil),    // 10: chat.peer.v1.BackupResponse
-	(*PromiseRequest)(nil),    // 11: chat.peer.v1.PromiseRequest
-	(*PromiseResponse)(nil),   // 12: chat.peer.v1.PromiseResponse
-	(*AdoptRequest)(nil),      // 13: chat.peer.v1.AdoptRequest
-	(*AdoptResponse)(nil),     // 14: chat.peer.v1.AdoptResponse
-	(*JoinRequest)(nil),       // 15: chat.peer.v1.JoinRequest
-	(*JoinResponse)(nil),      // 16: chat.peer.v1.JoinResponse
-	(*ProbeRequest)(nil),      // 17: chat.peer.v1.ProbeRequest
-	(*ProbeResponse)(nil),     // 18: chat.peer.v1.ProbeResponse
-	(*Node)(nil),              // 19: chat.peer.v1.Node
+	(*TunnelRequest)(nil),       // 0: chat.peer.v1.TunnelRequest
+	(*TunnelResponse)(nil),      // 1: chat.peer.v1.TunnelResponse
+	(*Hello)(nil),               // 2: chat.peer.v1.Hello
+	(*ForwardRequest)(nil),      // 3: chat.peer.v1.ForwardRequest
+	(*ForwardResponse)(nil),     // 4: chat.peer.v1.ForwardResponse
+	(*ReadIndexRequest)(nil),    // 5: chat.peer.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),   // 6: chat.peer.v1.ReadIndexResponse
+	(*MarkRequest)(nil),         // 7: chat.peer.v1.MarkRequest
+	(*MarkResponse)(nil),        // 8: chat.peer.v1.MarkResponse
+	(*BackupRequest)(nil),       // 9: chat.peer.v1.BackupRequest
+	(*BackupResponse)(nil),      // 10: chat.peer.v1.BackupResponse
+	(*CurrentTermRequest)(nil),  // 11: chat.peer.v1.CurrentTermRequest
+	(*CurrentTermResponse)(nil), // 12: chat.peer.v1.CurrentTermResponse
+	(*PromiseRequest)(nil),      // 13: chat.peer.v1.PromiseRequest
+	(*PromiseResponse)(nil),     // 14: chat.peer.v1.PromiseResponse
+	(*AdoptRequest)(nil),        // 15: chat.peer.v1.AdoptRequest
+	(*AdoptResponse)(nil),       // 16: chat.peer.v1.AdoptResponse
+	(*JoinRequest)(nil),         // 17: chat.peer.v1.JoinRequest
+	(*JoinResponse)(nil),        // 18: chat.peer.v1.JoinResponse
+	(*ProbeRequest)(nil),        // 19: chat.peer.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 20: chat.peer.v1.ProbeResponse
+	(*Node)(nil),                // 21: chat.peer.v1.Node
 }
 var file_chat_peer_v1_peer_proto_depIdxs = []int32{
-	19, // 0: chat.peer.v1.PromiseResponse.servers:type_name -> chat.peer.v1.Node
-	19, // 1: chat.peer.v1.AdoptRequest.servers:type_name -> chat.peer.v1.Node
-	19, // 2: chat.peer.v1.JoinRequest.node:type_name -> chat.peer.v1.Node
-	19, // 3: chat.peer.v1.ProbeResponse.node:type_name -> chat.peer.v1.Node
+	21, // 0: chat.peer.v1.PromiseResponse.servers:type_name -> chat.peer.v1.Node
+	21, // 1: chat.peer.v1.AdoptRequest.servers:type_name -> chat.peer.v1.Node
+	21, // 2: chat.peer.v1.JoinRequest.node:type_name -> chat.peer.v1.Node
+	21, // 3: chat.peer.v1.ProbeResponse.node:type_name -> chat.peer.v1.Node
 	0,  // 4: chat.peer.v1.TunnelService.Tunnel:input_type -> chat.peer.v1.TunnelRequest
 	3,  // 5: chat.peer.v1.PeerService.Forward:input_type -> chat.peer.v1.ForwardRequest
 	5,  // 6: chat.peer.v1.PeerService.ReadIndex:input_type -> chat.peer.v1.ReadIndexRequest
 	7,  // 7: chat.peer.v1.PeerService.Mark:input_type -> chat.peer.v1.MarkRequest
 	9,  // 8: chat.peer.v1.PeerService.Backup:input_type -> chat.peer.v1.BackupRequest
-	11, // 9: chat.peer.v1.PeerService.Promise:input_type -> chat.peer.v1.PromiseRequest
-	13, // 10: chat.peer.v1.PeerService.Adopt:input_type -> chat.peer.v1.AdoptRequest
-	15, // 11: chat.peer.v1.PeerService.Join:input_type -> chat.peer.v1.JoinRequest
-	17, // 12: chat.peer.v1.PeerService.Probe:input_type -> chat.peer.v1.ProbeRequest
-	1,  // 13: chat.peer.v1.TunnelService.Tunnel:output_type -> chat.peer.v1.TunnelResponse
-	4,  // 14: chat.peer.v1.PeerService.Forward:output_type -> chat.peer.v1.ForwardResponse
-	6,  // 15: chat.peer.v1.PeerService.ReadIndex:output_type -> chat.peer.v1.ReadIndexResponse
-	8,  // 16: chat.peer.v1.PeerService.Mark:output_type -> chat.peer.v1.MarkResponse
-	10, // 17: chat.peer.v1.PeerService.Backup:output_type -> chat.peer.v1.BackupResponse
-	12, // 18: chat.peer.v1.PeerService.Promise:output_type -> chat.peer.v1.PromiseResponse
-	14, // 19: chat.peer.v1.PeerService.Adopt:output_type -> chat.peer.v1.AdoptResponse
-	16, // 20: chat.peer.v1.PeerService.Join:output_type -> chat.peer.v1.JoinResponse
-	18, // 21: chat.peer.v1.PeerService.Probe:output_type -> chat.peer.v1.ProbeResponse
-	13, // [13:22] is the sub-list for method output_type
-	4,  // [4:13] is the sub-list for method input_type
+	11, // 9: chat.peer.v1.PeerService.CurrentTerm:input_type -> chat.peer.v1.CurrentTermRequest
+	13, // 10: chat.peer.v1.PeerService.Promise:input_type -> chat.peer.v1.PromiseRequest
+	15, // 11: chat.peer.v1.PeerService.Adopt:input_type -> chat.peer.v1.AdoptRequest
+	17, // 12: chat.peer.v1.PeerService.Join:input_type -> chat.peer.v1.JoinRequest
+	19, // 13: chat.peer.v1.PeerService.Probe:input_type -> chat.peer.v1.ProbeRequest
+	1,  // 14: chat.peer.v1.TunnelService.Tunnel:output_type -> chat.peer.v1.TunnelResponse
+	4,  // 15: chat.peer.v1.PeerService.Forward:output_type -> chat.peer.v1.ForwardResponse
+	6,  // 16: chat.peer.v1.PeerService.ReadIndex:output_type -> chat.peer.v1.ReadIndexResponse
+	8,  // 17: chat.peer.v1.PeerService.Mark:output_type -> chat.peer.v1.MarkResponse
+	10, // 18: chat.peer.v1.PeerService.Backup:output_type -> chat.peer.v1.BackupResponse
+	12, // 19: chat.peer.v1.PeerService.CurrentTerm:output_type -> chat.peer.v1.CurrentTermResponse
+	14, // 20: chat.peer.v1.PeerService.Promise:output_type -> chat.peer.v1.PromiseResponse
+	16, // 21: chat.peer.v1.PeerService.Adopt:output_type -> chat.peer.v1.AdoptResponse
+	18, // 22: chat.peer.v1.PeerService.Join:output_type -> chat.peer.v1.JoinResponse
+	20, // 23: chat.peer.v1.PeerService.Probe:output_type -> chat.peer.v1.ProbeResponse
+	14, // [14:24] is the sub-list for method output_type
+	4,  // [4:14] is the sub-list for method input_type
 	4,  // [4:4] is the sub-list for extension type_name
 	4,  // [4:4] is the sub-list for extension extendee
 	0,  // [0:4] is the sub-list for field type_name
@@ -1203,7 +1292,7 @@ func file_chat_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chat_peer_v1_peer_proto_rawDesc), len(file_chat_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -126,14 +126,15 @@ var TunnelService_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	PeerService_Forward_FullMethodName   = "/chat.peer.v1.PeerService/Forward"
-	PeerService_ReadIndex_FullMethodName = "/chat.peer.v1.PeerService/ReadIndex"
-	PeerService_Mark_FullMethodName      = "/chat.peer.v1.PeerService/Mark"
-	PeerService_Backup_FullMethodName    = "/chat.peer.v1.PeerService/Backup"
-	PeerService_Promise_FullMethodName   = "/chat.peer.v1.PeerService/Promise"
-	PeerService_Adopt_FullMethodName     = "/chat.peer.v1.PeerService/Adopt"
-	PeerService_Join_FullMethodName      = "/chat.peer.v1.PeerService/Join"
-	PeerService_Probe_FullMethodName     = "/chat.peer.v1.PeerService/Probe"
+	PeerService_Forward_FullMethodName     = "/chat.peer.v1.PeerService/Forward"
+	PeerService_ReadIndex_FullMethodName   = "/chat.peer.v1.PeerService/ReadIndex"
+	PeerService_Mark_FullMethodName        = "/chat.peer.v1.PeerService/Mark"
+	PeerService_Backup_FullMethodName      = "/chat.peer.v1.PeerService/Backup"
+	PeerService_CurrentTerm_FullMethodName = "/chat.peer.v1.PeerService/CurrentTerm"
+	PeerService_Promise_FullMethodName     = "/chat.peer.v1.PeerService/Promise"
+	PeerService_Adopt_FullMethodName       = "/chat.peer.v1.PeerService/Adopt"
+	PeerService_Join_FullMethodName        = "/chat.peer.v1.PeerService/Join"
+	PeerService_Probe_FullMethodName       = "/chat.peer.v1.PeerService/Probe"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -151,6 +152,8 @@ type PeerServiceClient interface {
 	Mark(ctx context.Context, in *MarkRequest, opts ...grpc.CallOption) (*MarkResponse, error)
 	// Backup asks a node for a snapshot of its state, as it is kept in backups.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
+	// CurrentTerm asks a voter for its term, when the leader has to know that it still leads.
+	CurrentTerm(ctx context.Context, in *CurrentTermRequest, opts ...grpc.CallOption) (*CurrentTermResponse, error)
 	// Promise asks a node to take part in one attempt to form a cluster.
 	Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error)
 	// Adopt asks a node that has made the promise to belong to the cluster that came of the attempt.
@@ -218,6 +221,16 @@ func (c *peerServiceClient) Backup(ctx context.Context, in *BackupRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
 
+func (c *peerServiceClient) CurrentTerm(ctx context.Context, in *CurrentTermRequest, opts ...grpc.CallOption) (*CurrentTermResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CurrentTermResponse)
+	err := c.cc.Invoke(ctx, PeerService_CurrentTerm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *peerServiceClient) Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PromiseResponse)
@@ -273,6 +286,8 @@ type PeerServiceServer interface {
 	Mark(context.Context, *MarkRequest) (*MarkResponse, error)
 	// Backup asks a node for a snapshot of its state, as it is kept in backups.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
+	// CurrentTerm asks a voter for its term, when the leader has to know that it still leads.
+	CurrentTerm(context.Context, *CurrentTermRequest) (*CurrentTermResponse, error)
 	// Promise asks a node to take part in one attempt to form a cluster.
 	Promise(context.Context, *PromiseRequest) (*PromiseResponse, error)
 	// Adopt asks a node that has made the promise to belong to the cluster that came of the attempt.
@@ -302,6 +317,9 @@ func (UnimplementedPeerServiceServer) Mark(context.Context, *MarkRequest) (*Mark
 }
 func (UnimplementedPeerServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedPeerServiceServer) CurrentTerm(context.Context, *CurrentTermRequest) (*CurrentTermResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CurrentTerm not implemented")
 }
 func (UnimplementedPeerServiceServer) Promise(context.Context, *PromiseRequest) (*PromiseResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Promise not implemented")
@@ -401,6 +419,24 @@ func _PeerService_Backup_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
 
+func _PeerService_CurrentTerm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CurrentTermRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).CurrentTerm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_CurrentTerm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).CurrentTerm(ctx, req.(*CurrentTermRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PeerService_Promise_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PromiseRequest)
 	if err := dec(in); err != nil {
@@ -491,6 +527,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Mark",
 			Handler:    _PeerService_Mark_Handler,
+		},
+		{
+			MethodName: "CurrentTerm",
+			Handler:    _PeerService_CurrentTerm_Handler,
 		},
 		{
 			MethodName: "Promise",
