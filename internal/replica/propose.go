@@ -235,6 +235,8 @@ func (r *Replica) forwardAll(batch []*proposal) ([]*state.Result, uint64, error)
 	}
 	ctx, cancel := context.WithTimeout(r.life, r.o.ProposeTimeout)
 	defer cancel()
+	ctx, done := r.whileLeads(ctx, id)
+	defer done()
 	encoded, index, err := r.o.Peers.Forward(ctx, id, addr, commands)
 	if err != nil {
 		return nil, 0, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -241,13 +242,50 @@ func TestReplica_Isolated(t *testing.T) {
 		if _, err := l.sendAt(old, "lost"); err == nil {
 			t.Error("a message was acknowledged")
 		}
-		time.Sleep(10 * time.Second) // whatever was forwarded to the old leader has been given up
+		time.Sleep(2 * time.Second) // another one leads
 		for _, m := range s.machines {
 			if m != old {
 				if _, err := l.sendAt(m, "on"); err != nil {
 					t.Errorf("%s: %v", m.id, err)
 				}
 			}
+		}
+	})
+}
+
+// TestReplica_LeaderVanishes: a follower that has forwarded all it may to a leader, and has asked it for
+// an index, which vanishes without a sign, goes on as soon as there is another leader.
+func TestReplica_LeaderVanishes(t *testing.T) {
+	inSim(t, func(s *sim, l *load) {
+		old, asks := s.leader(), s.followers()[0]
+		if _, err := l.sendAt(asks, "connects"); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range s.followers() {
+			s.net.Cut(old.addr, m.addr)
+		}
+		start := time.Now()
+		var work sync.WaitGroup
+		for i := range 3 * inFlight {
+			work.Go(func() {
+				_, _ = l.sendAt(asks, fmt.Sprint("lost ", i)) // its outcome may be unknown
+			})
+			work.Go(func() {
+				if err := asks.up().replica.Linearizable(context.Background()); err != nil && !errors.Is(err, chaterr.ErrNoLeader) {
+					t.Errorf("read: got %v", err)
+				}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		work.Wait()
+		for {
+			if _, err := l.sendAt(asks, "on"); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("it went on after %v", took)
 		}
 	})
 }
