@@ -139,7 +139,7 @@ func (n *Node) wire() {
 	n.replica = replica.New(replica.Options{
 		NodeID: o.NodeID, Dir: n.dir, FSM: n.fsm, Peers: n.calls, Logger: o.Logger,
 		Transport: func() replica.Transport {
-			return peer.NewRaft(n.tunnels, o.Advertise, 2*o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft")))
+			return peer.NewRaft(n.tunnels, o.Advertise, o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft")))
 		},
 		Heartbeat: o.Heartbeat, ProposeTimeout: o.ProposeTimeout, MaxPending: o.MaxPending, MaxPendingBytes: o.MaxPendingBytes,
 		DiskTimeout: o.DiskTimeout,

@@ -50,6 +50,8 @@ type simDisk struct {
 	s     *sim
 	slow  atomic.Int64 // nanoseconds for a write
 	fails atomic.Int64 // writes until one fails; 0 for none
+	spell atomic.Pointer[spell]
+	calls atomic.Int64 // while there is a spell
 }
 
 var errSick = errors.New("input/output error")
@@ -57,6 +59,11 @@ var errSick = errors.New("input/output error")
 func (d *simDisk) write() error {
 	if ns := d.slow.Load(); ns > 0 {
 		time.Sleep(time.Duration(ns))
+	}
+	if sp := d.spell.Load(); sp != nil && sp.every > 0 && d.calls.Add(1)%sp.every == 0 {
+		time.Sleep(sp.spike)
+	} else if sp != nil {
+		time.Sleep(sp.usual)
 	}
 	if d.fails.Load() > 0 && d.fails.Add(-1) == 0 {
 		return errSick
@@ -165,7 +172,7 @@ func (m *machine) start() {
 	n.calls = peer.NewCalls(n.tunnels)
 	const heartbeat = 300 * time.Millisecond
 	transport := func() Transport {
-		l := &lossy{Raft: peer.NewRaft(n.tunnels, m.addr, 2*heartbeat, hclog.NewNullLogger()), s: m.s}
+		l := &lossy{Raft: peer.NewRaft(n.tunnels, m.addr, heartbeat, hclog.NewNullLogger()), s: m.s}
 		n.transport.Store(l)
 		return l
 	}

@@ -113,7 +113,7 @@ func TestIdentity_TLS(t *testing.T) {
 		"nobody looked": {func(a, _ *Options, host *tls.Config) {
 			a.TLS.Certificates, host.ClientAuth = other.issue(t, "a"), tls.RequireAnyClientCert
 		}, "b", Call, true, `node "a" has shown no certificate that TLS could verify`},
-		"a stranger's": {func(a, _ *Options, _ *tls.Config) { a.TLS.Certificates = other.issue(t, "a") }, "b", Call, false, "connection error: "},
+		"a stranger's": {func(a, _ *Options, _ *tls.Config) { a.TLS.Certificates = other.issue(t, "a") }, "b", Call, false, "code = Unavailable"},
 		"the host is another node": {func(_, _ *Options, host *tls.Config) { host.Certificates = ours.issue(t, "host", "c") },
 			"b", Call, false, `the certificate is not one of node "b"`},
 		"the seed is another node": {func(_, _ *Options, host *tls.Config) { host.Certificates = ours.issue(t, "host", "c") },

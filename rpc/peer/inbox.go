@@ -4,6 +4,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -20,17 +21,20 @@ import (
 //
 // A leader's lease says then that the followers' processes live, not that their disks work.
 type inbox struct {
-	in      <-chan raft.RPC
-	out     chan raft.RPC
-	done    chan struct{} // closed by close
-	once    sync.Once
-	state   atomic.Pointer[raft.Raft] // nil before raft runs: then every call goes to it
-	pending atomic.Bool               // a copy of a heartbeat waits for raft
+	in       <-chan raft.RPC
+	out      chan raft.RPC
+	done     chan struct{} // closed by close
+	once     sync.Once
+	state    atomic.Pointer[raft.Raft] // nil before raft runs: then every call goes to it
+	pending  atomic.Bool               // a copy of a heartbeat waits for raft
+	patience time.Duration             // after which a leader of whom nothing comes may be replaced
+	heard    time.Time                 // when something came of a leader; used by sort alone
 }
 
-// newInbox starts the goroutine that sorts; close ends it, and those that wait for raft.
-func newInbox(in <-chan raft.RPC) *inbox {
-	b := &inbox{in: in, out: make(chan raft.RPC), done: make(chan struct{})}
+// newInbox starts the goroutine that sorts; close ends it, and those that wait for raft. heartbeat is
+// raft's HeartbeatTimeout.
+func newInbox(in <-chan raft.RPC, heartbeat time.Duration) *inbox {
+	b := &inbox{in: in, out: make(chan raft.RPC), done: make(chan struct{}), patience: heartbeat * 2 / 3}
 	go b.sort()
 	return b
 }
@@ -56,6 +60,7 @@ func (b *inbox) take(rpc raft.RPC) {
 		rpc.Respond(nil, err)
 		return
 	}
+	rpc.Command = b.listen(rpc.Command)
 	resp := b.answer(rpc)
 	if resp == nil {
 		go b.pass(rpc) // one for each tunnel at most: its next call waits for this answer
@@ -65,6 +70,46 @@ func (b *inbox) take(rpc raft.RPC) {
 	if b.pending.CompareAndSwap(false, true) {
 		go b.copy(rpc)
 	}
+}
+
+// listen notes when a leader was heard, and lets raft vote when that is too long ago for a leader with a
+// lease. raft itself refuses to, even to grant a pre-vote, until its own timer has told it, which goes
+// round from one random time to the next: an election took as long as the slowest of a majority. That
+// refusal alone is lifted, which keeps a leader in office; what makes a vote safe is the term and the log.
+func (b *inbox) listen(command any) any {
+	r := b.state.Load()
+	if r == nil {
+		return command
+	}
+	switch c := command.(type) {
+	case *raft.AppendEntriesRequest:
+		b.hear(c.Term >= r.CurrentTerm())
+	case *raft.InstallSnapshotRequest:
+		b.hear(c.Term >= r.CurrentTerm())
+	case *raft.RequestPreVoteRequest:
+		if leader, _ := r.LeaderWithID(); leader != "" && b.deserted(r) {
+			asks := *c
+			asks.Addr = []byte(leader) // raft grants a pre-vote to its leader
+			return &asks
+		}
+	case *raft.RequestVoteRequest:
+		if b.deserted(r) {
+			asks := *c
+			asks.LeadershipTransfer = true // raft votes though it has a leader
+			return &asks
+		}
+	}
+	return command
+}
+
+func (b *inbox) hear(leader bool) {
+	if leader {
+		b.heard = time.Now()
+	}
+}
+
+func (b *inbox) deserted(r *raft.Raft) bool {
+	return r.State() == raft.Follower && time.Since(b.heard) > b.patience
 }
 
 // drained is where the answer to a snapshot goes. It goes on when the snapshot was read to its end:

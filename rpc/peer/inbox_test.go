@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -76,7 +77,7 @@ func newMembers(t *testing.T, withInbox bool) []*member {
 		_, in := raft.NewInmemTransport(raft.ServerAddress(id))
 		m := &member{id: id, trans: &sorted{InmemTransport: in}, logs: raft.NewInmemStore()}
 		if withInbox {
-			m.trans.inbox = newInbox(in.Consumer())
+			m.trans.inbox = newInbox(in.Consumer(), 300*time.Millisecond)
 			t.Cleanup(m.trans.inbox.close)
 		}
 		conf := raft.DefaultConfig()
@@ -184,6 +185,59 @@ func TestInbox_Stability(t *testing.T) {
 			if lost := l.raft.CurrentTerm() != term || l.raft.State() != raft.Leader; lost == withInbox {
 				t.Errorf("inbox %v: lost the term: %v", withInbox, lost)
 			}
+		})
+	}
+}
+
+// TestInbox_Deserted: a follower that has heard nothing of its leader for longer than a lease votes for
+// another, before raft's own timer has told it; one that hears its leader does not, nor does the leader,
+// nor does anybody for who has an older log.
+func TestInbox_Deserted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		withInbox bool
+		silent    time.Duration
+		leader    bool // asked, and not a follower
+		old       bool // a log that lacks an entry
+		want      bool
+	}{
+		"a leader that is heard":     {true, 0, false, false, false},
+		"after a lost heartbeat":     {true, 150 * time.Millisecond, false, false, false},
+		"a leader that is not heard": {true, 240 * time.Millisecond, false, false, true},
+		"without the inbox":          {false, 240 * time.Millisecond, false, false, false},
+		"the leader itself":          {true, 0, true, false, false},
+		"an older log":               {true, 240 * time.Millisecond, false, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := newMembers(t, tt.withInbox)
+				l := leading(t, all)
+				time.Sleep(time.Second)
+				others := slices.DeleteFunc(slices.Clone(all), func(m *member) bool { return m == l })
+				asks, asked := others[0], others[1]
+				term, last := l.raft.CurrentTerm(), l.raft.LastIndex()
+				if tt.old {
+					last--
+				}
+				if tt.leader {
+					asked = l
+				}
+				if tt.silent > 0 {
+					l.trans.DisconnectAll()
+					time.Sleep(tt.silent)
+				}
+				header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(asks.id), Addr: []byte(asks.id)}
+				to := raft.ServerAddress(asked.id)
+				var pre raft.RequestPreVoteResponse
+				err := asks.trans.RequestPreVote(raft.ServerID(asked.id), to, &raft.RequestPreVoteRequest{RPCHeader: header, Term: term + 1, LastLogIndex: last, LastLogTerm: term}, &pre)
+				if err != nil || pre.Granted != tt.want {
+					t.Errorf("pre-vote: got %v, %v", pre.Granted, err)
+				}
+				var vote raft.RequestVoteResponse
+				err = asks.trans.RequestVote(raft.ServerID(asked.id), to, &raft.RequestVoteRequest{RPCHeader: header, Term: term + 1, LastLogIndex: last, LastLogTerm: term}, &vote)
+				if err != nil || vote.Granted != tt.want {
+					t.Errorf("vote: got %v, %v", vote.Granted, err)
+				}
+			})
 		})
 	}
 }

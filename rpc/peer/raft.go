@@ -38,9 +38,9 @@ var (
 // bulkTimeout is how long one AppendEntries may take; a batch may have tens of megabytes.
 const bulkTimeout = 10 * time.Second
 
-// NewRaft takes over the tunnels for raft. addr is how the others reach this node; timeout is how
-// long a vote or heartbeat may take.
-func NewRaft(t *Tunnels, addr string, timeout time.Duration, log hclog.Logger) *Raft {
+// NewRaft takes over the tunnels for raft. addr is how the others reach this node; heartbeat is raft's
+// HeartbeatTimeout, and a vote or heartbeat may take twice that.
+func NewRaft(t *Tunnels, addr string, heartbeat time.Duration, log hclog.Logger) *Raft {
 	in := &raftLayer{t: t, addr: addr, purpose: RaftControl, accepted: make(chan *Conn), closed: make(chan struct{})}
 	out := &raftLayer{t: t, addr: addr, purpose: RaftBulk, accepted: nil, closed: make(chan struct{})}
 	t.Handle(RaftControl, in.handle)
@@ -51,9 +51,9 @@ func NewRaft(t *Tunnels, addr string, timeout time.Duration, log hclog.Logger) *
 			MsgpackUseNewTimeFormat: true,
 		})
 	}
-	control := transport(in, timeout)
+	control := transport(in, 2*heartbeat)
 	return &Raft{
-		NetworkTransport: control, bulk: transport(out, bulkTimeout), inbox: newInbox(control.Consumer()),
+		NetworkTransport: control, bulk: transport(out, bulkTimeout), inbox: newInbox(control.Consumer(), heartbeat),
 		down: map[raft.ServerID]chan struct{}{},
 	}
 }

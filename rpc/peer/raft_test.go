@@ -52,7 +52,7 @@ func newRaftPair(t testing.TB, wrap func(i int, c net.Conn) net.Conn) *raftPair 
 			}
 			host.GracefulStop()
 		})
-		r := NewRaft(x, id, 600*time.Millisecond, hclog.NewNullLogger())
+		r := NewRaft(x, id, 300*time.Millisecond, hclog.NewNullLogger())
 		t.Cleanup(func() {
 			if err := r.Close(); err != nil {
 				t.Error(err)
@@ -401,7 +401,7 @@ func TestRaft_Close(t *testing.T) {
 		if err := p.b.RequestVote("a", "a", &raft.RequestVoteRequest{RPCHeader: fromA, Term: 3}, new(raft.RequestVoteResponse)); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("got %v", err)
 		}
-		again := NewRaft(p.bTunnels, "b", 600*time.Millisecond, hclog.NewNullLogger())
+		again := NewRaft(p.bTunnels, "b", 300*time.Millisecond, hclog.NewNullLogger())
 		defer again.Close()
 		go func() {
 			rpc := <-again.Consumer()
