@@ -109,12 +109,66 @@ func (unasked) Adopt(string, node.Cluster) error                      { return e
 func (unasked) Join(context.Context, node.Info, bool) (string, error) { return "", errSick }
 func (unasked) Self() node.Info                                       { return node.Info{} }
 
-// lossy is a transport that can lose requests for a vote.
+// lossy is a transport that can lose requests.
 type lossy struct {
 	*peer.Raft
 	s    *sim
-	lost atomic.Pointer[raft.ServerID] // whom no request for a vote reaches
+	lost atomic.Pointer[raft.ServerID] // whom nothing reaches but heartbeats
+	mute atomic.Bool                   // entries and heartbeats reach nobody
 	hang atomic.Pointer[chan struct{}] // until it is closed, nobody is told to lead
+
+	fast        atomic.Pointer[func(raft.RPC)] // for the bug fastPath, as what follows
+	once, ended sync.Once
+	out         chan raft.RPC
+	closed      chan struct{}
+}
+
+// SetHeartbeatHandler and Consumer give raft, when that bug is on, the fast path for heartbeats that
+// package peer does not give it.
+func (l *lossy) SetHeartbeatHandler(f func(raft.RPC)) { l.fast.Store(&f) }
+
+func (l *lossy) Consumer() <-chan raft.RPC {
+	in := l.Raft.Consumer()
+	if !l.s.bugs.fastPath {
+		return in
+	}
+	l.once.Do(func() {
+		l.out = make(chan raft.RPC)
+		go l.sort(in)
+	})
+	return l.out
+}
+
+func (l *lossy) sort(in <-chan raft.RPC) {
+	for {
+		var rpc raft.RPC
+		select {
+		case rpc = <-in:
+		case <-l.closed:
+			return
+		}
+		c, ok := rpc.Command.(*raft.AppendEntriesRequest)
+		if f := l.fast.Load(); f != nil && ok && isHeartbeat(c) {
+			(*f)(rpc)
+			continue
+		}
+		go func() {
+			select {
+			case l.out <- rpc:
+			case <-l.closed:
+			}
+		}()
+	}
+}
+
+func isHeartbeat(r *raft.AppendEntriesRequest) bool {
+	return r.PrevLogEntry == 0 && r.PrevLogTerm == 0 && len(r.Entries) == 0 && r.LeaderCommitIndex == 0
+}
+
+// Close ends sort as well.
+func (l *lossy) Close() error {
+	l.ended.Do(func() { close(l.closed) })
+	return l.Raft.Close()
 }
 
 func (l *lossy) TimeoutNow(id raft.ServerID, a raft.ServerAddress, req *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
@@ -132,6 +186,13 @@ func (l *lossy) InstallSnapshot(id raft.ServerID, a raft.ServerAddress, req *raf
 		l.s.installed(string(id), entryID{req.LastLogIndex, req.LastLogTerm})
 	}
 	return err
+}
+
+func (l *lossy) AppendEntries(id raft.ServerID, a raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if to := l.lost.Load(); l.mute.Load() || to != nil && *to == id && !isHeartbeat(req) {
+		return errors.New("the connection broke")
+	}
+	return l.Raft.AppendEntries(id, a, req, resp)
 }
 
 func (l *lossy) RequestVote(id raft.ServerID, a raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -172,7 +233,7 @@ func (m *machine) start() {
 	n.calls = peer.NewCalls(n.tunnels)
 	const heartbeat = 300 * time.Millisecond
 	transport := func() Transport {
-		l := &lossy{Raft: peer.NewRaft(n.tunnels, m.addr, heartbeat, hclog.NewNullLogger()), s: m.s}
+		l := &lossy{Raft: peer.NewRaft(n.tunnels, m.addr, heartbeat, hclog.NewNullLogger()), s: m.s, closed: make(chan struct{})}
 		n.transport.Store(l)
 		return l
 	}

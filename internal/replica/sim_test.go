@@ -83,6 +83,7 @@ type event struct {
 
 // bugs are switches that break the product on purpose, to see that the checks find it.
 type bugs struct {
+	fastPath   bool // raft takes heartbeats beside its main goroutine
 	noFloor    bool // leave out the floor
 	halfVotes  bool // write votes in two writes
 	ackEarly   bool // the client takes "unknown" for done
