@@ -159,7 +159,10 @@ func TestUpstream_StuckTransfer(t *testing.T) {
 		b := newBare(t, 3)
 		leader, to := b.rafts[b.ids[0]], b.ids[1]
 		hang := make(chan struct{})
-		defer close(hang)
+		defer func() {
+			close(hang)
+			time.Sleep(time.Minute) // the call is sent, while there is somebody to answer it
+		}()
 		b.wires[b.ids[0]].hang.Store(&hang)
 		if err := leader.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error(); err == nil {
 			t.Error("the transfer has not hung")
