@@ -42,7 +42,7 @@ func TestStability(t *testing.T) {
 							m.disk.spell.Store(&d)
 						}
 					}
-					took, failed := l.steady(10*time.Second, 200)
+					took, failed := l.steady(10*time.Second*time.Duration(min(*seeds, 40))/40, 200)
 					for _, m := range s.machines {
 						m.disk.spell.Store(nil)
 					}
@@ -104,7 +104,7 @@ func TestFailover(t *testing.T) {
 						s := newSim(t, nodes, 3*seed, bugs{}) // 0.2 ms from node to node
 						l := startLoad(s, 0)
 						r := rand.New(rand.NewPCG(seed, 6))
-						for range 16 {
+						for range min(*seeds, 16) {
 							time.Sleep(time.Second + time.Duration(r.IntN(1000))*time.Millisecond)
 							old := s.leader()
 							for ; old == nil; old = s.leader() {
@@ -128,7 +128,7 @@ func TestFailover(t *testing.T) {
 				}
 				t.Logf("%d failovers: elected after %v, %v, %v; acknowledged after %v, %v, %v (median, 99%%, longest); %d took more than 1s",
 					len(acked), at(elected, 50), at(elected, 99), at(elected, 100), at(acked, 50), at(acked, 99), at(acked, 100), slow)
-				if got := at(acked, 50); got > 600*time.Millisecond {
+				if got := at(acked, 50); got > 600*time.Millisecond && len(acked) >= 16 {
 					t.Errorf("the median is %v", got)
 				}
 			})
