@@ -55,6 +55,9 @@ func newBareWith(t *testing.T, n int, timeout time.Duration) *bare {
 		}
 		return b.ids != nil
 	})
+	for _, id := range ids {
+		eventually(t, "nothing is on its way", func() bool { return b.rafts[id].AppliedIndex() == b.rafts[b.ids[0]].LastIndex() })
+	}
 	return b
 }
 
@@ -105,11 +108,8 @@ func TestUpstream_AddressReuse(t *testing.T) {
 }
 
 // evil has a sender who is no member send one entry to a follower, as one that is committed.
-func (b *bare) evil(t *testing.T, l raft.Log) (raft.AppendEntriesResponse, error) {
+func (b *bare) evil(l raft.Log) (raft.AppendEntriesResponse, error) {
 	victim := b.ids[1]
-	eventually(t, "nothing is on its way", func() bool {
-		return b.rafts[victim].AppliedIndex() == b.rafts[b.ids[0]].LastIndex()
-	})
 	_, from := raft.NewInmemTransport("evil")
 	from.Connect(raft.ServerAddress(victim), b.wires[victim].InmemTransport)
 	last, term := b.rafts[victim].LastIndex(), b.rafts[victim].CurrentTerm()
@@ -128,7 +128,7 @@ func (b *bare) evil(t *testing.T, l raft.Log) (raft.AppendEntriesResponse, error
 func TestUpstream_Stranger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBare(t, 3)
-		if resp, err := b.evil(t, raft.Log{Type: raft.LogCommand, Data: []byte("make me admin")}); err != nil || !resp.Success {
+		if resp, err := b.evil(raft.Log{Type: raft.LogCommand, Data: []byte("make me admin")}); err != nil || !resp.Success {
 			t.Errorf("got %+v, %v", resp, err)
 		}
 		eventually(t, "the command is applied", func() bool { return b.fsms[b.ids[1]].has("make me admin") })
@@ -281,7 +281,7 @@ var lethal = map[string]func(t *testing.T, b *bare){
 	"a failed write of the term": func(t *testing.T, b *bare) {
 		failure := errors.New("input/output error")
 		b.disks[b.ids[1]].err.Store(&failure)
-		_, _ = b.evil(t, raft.Log{Type: raft.LogNoop})
+		_, _ = b.evil(raft.Log{Type: raft.LogNoop})
 	},
 	// TestReplica_CorruptEntry
 	"a committed entry that cannot be read": func(t *testing.T, b *bare) {
@@ -291,9 +291,9 @@ var lethal = map[string]func(t *testing.T, b *bare){
 	},
 	// TestCheck (package peer)
 	"a configuration that is none": func(t *testing.T, b *bare) {
-		_, _ = b.evil(t, raft.Log{Type: raft.LogConfiguration, Data: []byte("garbage")})
+		_, _ = b.evil(raft.Log{Type: raft.LogConfiguration, Data: []byte("garbage")})
 	},
-	"an entry of no type": func(t *testing.T, b *bare) { _, _ = b.evil(t, raft.Log{Type: 77}) },
+	"an entry of no type": func(t *testing.T, b *bare) { _, _ = b.evil(raft.Log{Type: 77}) },
 }
 
 const lethalEnv = "CHAT_TEST_LETHAL"
