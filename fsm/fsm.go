@@ -3,31 +3,40 @@
 package fsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
 	"example.com/chat/fsm/state"
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
-// closeTimeout is how long a state that has failed may take to close.
-const closeTimeout = 5 * time.Second
+const (
+	// flushTimeout is how long Close waits for what is only in memory to be written. What is not is
+	// made anew from raft's log.
+	flushTimeout = 10 * time.Second
+	// closeTimeout is how long a state that has failed may take to close.
+	closeTimeout = 5 * time.Second
+)
 
-// Options are what an FSM needs. None may be left out.
+// Options are what an FSM needs. None may be left out but FS.
 type Options struct {
 	// Dir is where state and snapshots are kept. It exists, and belongs to this FSM alone.
 	Dir    string
 	Logger *zap.Logger
+	// FS is the file system that Dir is in; nil for that of the machine.
+	FS vfs.FS
 	// Publish is called on raft's goroutine after each batch that had events, in the order of the
 	// log. It must not wait. After a restart it may get events again.
 	Publish func([]state.Event)
@@ -42,8 +51,10 @@ type Options struct {
 // safe for concurrent use. It has no goroutines of its own beside Pebble's.
 type FSM struct {
 	o         Options
+	fs        files.FS
 	snapshots *Snapshots
 	state     *state.State // used by raft's goroutine alone
+	refused   int          // snapshots, one after the other; used by raft's goroutine alone
 	applied   progress
 	cluster   atomic.Pointer[string]
 	audit     atomic.Pointer[state.Audit]
@@ -63,13 +74,13 @@ var (
 // the process died between the two, is replaced by it: raft would take the snapshot's entries for
 // applied (api.go, restoreSnapshot, with NoSnapshotRestoreOnStart).
 func Open(o Options) (*FSM, error) {
-	f := &FSM{o: o}
+	f := &FSM{o: o, fs: files.FS{FS: cmp.Or[vfs.FS](o.FS, vfs.Default)}}
 	f.health.Store(newHealth())
 	var err error
-	if f.snapshots, err = openSnapshots(filepath.Join(o.Dir, "snapshots"), o.Logger); err != nil {
+	if f.snapshots, err = openSnapshots(f.fs, filepath.Join(o.Dir, "snapshots"), o.Logger, f.fail); err != nil {
 		return nil, err
 	}
-	dir, err := newestStateDir(o.Dir)
+	dir, err := newestStateDir(f.fs, o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +108,7 @@ func (f *FSM) Install() error {
 
 // open begins to use the state in dir.
 func (f *FSM) open(dir string) error {
-	s, err := openStore(dir, false, f.o.Logger, f.fail)
+	s, err := openStore(f.fs, dir, false, f.o.Logger, f.fail)
 	if err != nil {
 		return err
 	}
@@ -146,11 +157,11 @@ func (f *FSM) replace(by *snap, leave func(*store)) error {
 	}
 	old := f.store
 	dir := nextStateDir(old.dir)
-	if err := linkState(by, dir, f.o.Logger); err != nil {
-		return errors.Join(fmt.Errorf("install the state in %s: %w", by.stateDir(), err), os.RemoveAll(dir+unfinished))
+	if err := linkState(f.fs, by, dir, f.o.Logger); err != nil {
+		return errors.Join(fmt.Errorf("install the state in %s: %w", by.stateDir(), err), f.fs.RemoveAll(dir+unfinished))
 	}
 	if err := f.open(dir); err != nil {
-		return errors.Join(err, os.RemoveAll(dir)) // else it would be in the way of the next attempt
+		return errors.Join(err, f.fs.RemoveAll(dir)) // else it would be in the way of the next attempt
 	}
 	leave(old)
 	return nil
@@ -188,6 +199,9 @@ func (f *FSM) WaitApplied(ctx context.Context, index uint64) error {
 // Err is the first fault, wrapped in chaterr.ErrFault; nil while there is none.
 func (f *FSM) Err() error { return f.health.Load().err() }
 
+// Fail makes the FSM refuse everything, as a fault of its own does. It does not wait.
+func (f *FSM) Fail(err error) { f.fail(err) }
+
 // fail makes the FSM refuse everything from now on.
 func (f *FSM) fail(err error) {
 	f.health.Load().fail(err)
@@ -196,7 +210,7 @@ func (f *FSM) fail(err error) {
 
 // flush writes what is only in memory to tables. Pebble itself would wait for ever on a disk that
 // fails, and tries again without a pause; the first failure is a fault.
-func (f *FSM) flush(s *store) error {
+func (f *FSM) flush(s *store, late <-chan time.Time) error {
 	done, err := s.db.AsyncFlush()
 	if err != nil {
 		return err
@@ -204,13 +218,15 @@ func (f *FSM) flush(s *store) error {
 	select {
 	case <-done:
 		return nil
+	case <-late:
+		return fmt.Errorf("the state in %s was not written within %v", s.dir, flushTimeout)
 	case <-f.health.Load().broken:
 		return f.Err()
 	}
 }
 
 // Close writes what is only in memory, so that the next start need not replay it, and closes the
-// state. It waits for open views. raft must have been shut down.
+// state. It waits for open views, and for a disk that hangs some seconds. raft must have been shut down.
 func (f *FSM) Close() error {
 	f.mu.Lock()
 	s, stores := f.store, f.stores
@@ -222,9 +238,9 @@ func (f *FSM) Close() error {
 	var err error
 	var late <-chan time.Time // never, unless something has failed
 	if f.Err() == nil {
-		err = f.flush(s)
+		err = f.flush(s, time.After(flushTimeout))
 	}
-	if f.Err() != nil {
+	if f.Err() != nil || err != nil {
 		late = time.After(closeTimeout)
 	}
 	// A Pebble that has failed may never close: the goroutine that failed may have held its locks.
@@ -234,7 +250,7 @@ func (f *FSM) Close() error {
 		case <-s.closed:
 			err = errors.Join(err, s.err)
 		case <-late:
-			return fmt.Errorf("the state in %s did not close within %v: %w", s.dir, closeTimeout, f.Err())
+			return fmt.Errorf("the state in %s did not close within %v: %w", s.dir, closeTimeout, cmp.Or(f.Err(), err))
 		}
 	}
 	return err

@@ -3,7 +3,6 @@ package fsm
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
 // health is whether a state can go on.
@@ -57,7 +57,7 @@ func (f *FSM) Mend() error {
 		case <-time.After(closeTimeout):
 		}
 	}
-	if err := removeAside(f.o.Dir); err != nil {
+	if err := removeAside(f.fs, f.o.Dir); err != nil {
 		return err
 	}
 	aside := filepath.Join(f.o.Dir, asideDirs+strings.TrimPrefix(filepath.Base(old.dir), stateDirs))
@@ -70,11 +70,11 @@ func (f *FSM) Mend() error {
 	return f.snapshots.keep(1)
 }
 
-func removeAside(dir string) error {
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), asideDirs) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+func removeAside(fs files.FS, dir string) error {
+	names, err := fs.Names(dir)
+	for _, name := range names {
+		if strings.HasPrefix(name, asideDirs) {
+			err = errors.Join(err, fs.RemoveAll(filepath.Join(dir, name)))
 		}
 	}
 	return err

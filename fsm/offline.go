@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
 	"example.com/chat/fsm/fsmpb"
 	"example.com/chat/fsm/state"
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
 // Refound makes the state that of a cluster of its own, which begins with one snapshot, of the entry (index,
@@ -45,6 +47,9 @@ func (f *FSM) Refound(cluster string, c raft.Configuration, index, term uint64, 
 // Position is the last entry that the state holds, and its term.
 func (f *FSM) Position() (index, term uint64) { return f.state.Applied(), f.state.Term() }
 
+// disk is where the directories are that no FSM has open.
+var disk = files.FS{FS: vfs.Default}
+
 // CopyDir copies the directory of an FSM that is not open; tables are linked where that is possible.
 func CopyDir(from, to string) error {
 	return filepath.WalkDir(from, func(path string, e os.DirEntry, err error) error {
@@ -58,7 +63,7 @@ func CopyDir(from, to string) error {
 		if linkable(path) && os.Link(path, dst) == nil {
 			return nil
 		}
-		return copyFile(path, dst)
+		return disk.Copy(path, dst)
 	})
 }
 
@@ -99,7 +104,7 @@ func Check(dir string, log *zap.Logger, report func(error)) (c Checked) {
 		if strings.HasSuffix(path, unfinished) {
 			continue
 		}
-		one, err := openSnap(path)
+		one, err := openSnap(disk, path)
 		if err != nil {
 			report(err)
 			continue
@@ -127,11 +132,11 @@ func checkState(dir string, m *fsmpb.Snapshot, log *zap.Logger) (st *state.State
 				return nil, 0, fmt.Errorf("%s: %w: %d bytes, the manifest says %d", f.Name, chaterr.ErrCorrupt, info.Size(), f.Size)
 			}
 		}
-		if err := check(dir, m, log); err != nil {
+		if err := check(disk, dir, m, log); err != nil {
 			return nil, 0, err
 		}
 	}
-	s, err := openStore(dir, true, log, func(error) {})
+	s, err := openStore(disk, dir, true, log, func(error) {})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -158,7 +163,7 @@ func CheckBackup(r io.Reader, tmp string, log *zap.Logger) (b Backup, err error)
 		return b, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	m, err := receive(r, tmp)
+	m, err := receive(r, disk, tmp)
 	if err != nil {
 		return b, err
 	}

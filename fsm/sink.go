@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,7 +25,7 @@ func (s *Snapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Co
 	k := &sink{s: s, dir: filepath.Join(s.dir, name), m: &fsmpb.Snapshot{
 		Format: streamFormat, Index: index, Term: term, Configuration: raft.EncodeConfiguration(c), ConfigurationIndex: configIndex,
 	}}
-	return k, os.MkdirAll(k.tmp(), 0o700)
+	return k, s.fs.MkdirAll(k.tmp(), 0o700)
 }
 
 // Import takes a snapshot from a stream alone, which another node has made for this one. It exists, and
@@ -90,7 +89,7 @@ func (k *sink) checkpoint(cluster string, applied uint64, write func(dir string)
 		return err
 	}
 	k.m.ClusterId, k.m.AppliedIndex = cluster, applied
-	k.m.Files, err = listFiles(dir)
+	k.m.Files, err = listFiles(k.s.fs, dir)
 	return err
 }
 
@@ -112,10 +111,10 @@ func (k *sink) Write(p []byte) (int, error) {
 // sender calls it.
 func (k *sink) unpack(r io.Reader) error {
 	dir := filepath.Join(k.tmp(), "state")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := k.s.fs.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	m, err := receive(r, dir)
+	m, err := receive(r, k.s.fs, dir)
 	if err != nil {
 		return err
 	}
@@ -124,7 +123,7 @@ func (k *sink) unpack(r io.Reader) error {
 			chaterr.ErrCorrupt, m.Index, m.Term, k.m.Index, k.m.Term)
 	}
 	// Once it is durable, entries are deleted that conflict with it, so it is opened first.
-	if err := check(dir, m, k.s.log); err != nil {
+	if err := check(k.s.fs, dir, m, k.s.log); err != nil {
 		return err
 	}
 	m.Configuration, m.ConfigurationIndex = k.m.Configuration, k.m.ConfigurationIndex
@@ -139,9 +138,9 @@ func (k *sink) Close() error {
 	}
 	k.over = true
 	if err := k.finish(); err != nil {
-		return errors.Join(err, os.RemoveAll(k.tmp()))
+		return errors.Join(err, k.s.fs.RemoveAll(k.tmp()))
 	}
-	one, err := openSnap(k.dir)
+	one, err := openSnap(k.s.fs, k.dir)
 	if err != nil {
 		return err
 	}
@@ -170,13 +169,13 @@ func (k *sink) finish() error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(k.tmp(), "manifest"), head); err != nil {
+	if err := k.s.fs.Write(filepath.Join(k.tmp(), "manifest"), head); err != nil {
 		return err
 	}
-	if err := errors.Join(syncDir(k.tmp()), os.Rename(k.tmp(), k.dir)); err != nil {
+	if err := errors.Join(k.s.fs.SyncDir(k.tmp()), k.s.fs.Rename(k.tmp(), k.dir)); err != nil {
 		return err
 	}
-	return syncDir(k.s.dir)
+	return k.s.fs.SyncDir(k.s.dir)
 }
 
 // Cancel gives the snapshot up.
@@ -189,15 +188,5 @@ func (k *sink) Cancel() error {
 		_ = k.pipe.CloseWithError(errors.New("cancelled")) // never fails
 		<-k.done
 	}
-	return os.RemoveAll(k.tmp())
-}
-
-// writeFile writes a new file and makes its content durable.
-func writeFile(name string, content []byte) error {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	return errors.Join(err, f.Sync(), f.Close())
+	return k.s.fs.RemoveAll(k.tmp())
 }

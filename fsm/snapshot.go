@@ -38,7 +38,7 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 	if !ok {
 		return errors.Join(fmt.Errorf("a %T cannot hold a checkpoint", sink), sink.Cancel())
 	}
-	err := s.f.flush(s.s)
+	err := s.f.flush(s.s, nil)
 	if err == nil {
 		err = c.checkpoint(s.cluster, s.applied, func(dir string) error { return s.s.db.Checkpoint(dir) })
 	}
@@ -72,8 +72,13 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 		return nil // the leader sent what is here already
 	}
 	if err := f.replace(r.snap, drop); err != nil {
+		// raft is sent it again, for ever, and only logs that.
+		if f.refused++; f.refused == maxFailures {
+			f.fail(err)
+		}
 		return err
 	}
+	f.refused = 0
 	f.o.Skipped()
 	return nil
 }

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,19 +14,30 @@ import (
 	"go.uber.org/zap"
 
 	"example.com/chat/fsm/fsmpb"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
-// retain is how many snapshots are kept.
-const retain = 2
+const (
+	// retain is how many snapshots are kept.
+	retain = 2
+	// maxFailures is how many attempts to send a snapshot, or to install one, may fail, one after the other.
+	maxFailures = 3
+)
 
 // Snapshots is a raft.SnapshotStore. A snapshot is a directory of Pebble files, most of them
 // linked with those of the state; it becomes a stream of bytes only on its way to a follower.
 // It is safe for concurrent use.
 type Snapshots struct {
 	dir string
+	fs  files.FS
 	log *zap.Logger
+	// fault is told of a snapshot that cannot be sent: raft would try for ever, and whoever needs it
+	// would never catch up (hashicorp/raft#522).
+	fault func(error)
 
 	mu      sync.Mutex // guards what follows
+	unsent  int        // attempts to send one, one after the other
 	list    []*snap    // in the order of their names, which is that of the log: the newest last
 	count   int        // of sinks, for their names
 	durable func(index, term uint64) error
@@ -36,11 +47,13 @@ var _ raft.SnapshotStore = (*Snapshots)(nil)
 
 // snap is a snapshot on disk.
 type snap struct {
+	fs       files.FS
 	dir      string
 	manifest *fsmpb.Snapshot
-	head     []byte // of the stream
-	readers  int    // guarded by Snapshots.mu
-	dropped  bool   // to be removed by the last reader; guarded by Snapshots.mu
+	head     []byte     // of the stream
+	opening  sync.Mutex // held while the state is open: Pebble locks it, and two may be sent it
+	readers  int        // guarded by Snapshots.mu
+	dropped  bool       // to be removed by the last reader; guarded by Snapshots.mu
 }
 
 func (s *snap) stateDir() string { return filepath.Join(s.dir, "state") }
@@ -56,24 +69,24 @@ func (s *snap) meta() *raft.SnapshotMeta {
 
 // openSnapshots lists the snapshots in dir, and removes those that were not finished. A damaged
 // manifest is an error that names it.
-func openSnapshots(dir string, log *zap.Logger) (*Snapshots, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func openSnapshots(fs files.FS, dir string, log *zap.Logger, fault func(error)) (*Snapshots, error) {
+	if err := fs.MakeDir(dir); err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(dir) // sorted; names begin with term and index in fixed width
+	names, err := fs.Names(dir) // names begin with term and index in fixed width
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshots{dir: dir, log: log}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
+	s := &Snapshots{dir: dir, fs: fs, log: log, fault: fault}
+	for _, name := range names {
+		path := filepath.Join(dir, name)
 		if strings.HasSuffix(path, unfinished) {
-			if err := os.RemoveAll(path); err != nil {
+			if err := fs.RemoveAll(path); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		one, err := openSnap(path)
+		one, err := openSnap(fs, path)
 		if err != nil {
 			return nil, err
 		}
@@ -82,9 +95,9 @@ func openSnapshots(dir string, log *zap.Logger) (*Snapshots, error) {
 	return s, s.keep(retain)
 }
 
-func openSnap(dir string) (*snap, error) {
+func openSnap(fs files.FS, dir string) (*snap, error) {
 	name := filepath.Join(dir, "manifest")
-	f, err := os.Open(name)
+	f, err := fs.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +107,7 @@ func openSnap(dir string) (*snap, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	head, err := manifestHead(m)
-	return &snap{dir: dir, manifest: m, head: head}, err
+	return &snap{fs: fs, dir: dir, manifest: m, head: head}, err
 }
 
 // newest is the latest snapshot, if there is one.
@@ -170,10 +183,10 @@ func (s *Snapshots) keep(n int) error {
 // remove takes the snapshot's name away first: what a crash leaves of it is unfinished, and not a
 // snapshot without a manifest.
 func (s *snap) remove() error {
-	if err := os.Rename(s.dir, s.dir+unfinished); err != nil {
+	if err := s.fs.Rename(s.dir, s.dir+unfinished); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(filepath.Dir(s.dir)), os.RemoveAll(s.dir+unfinished))
+	return errors.Join(s.fs.SyncDir(filepath.Dir(s.dir)), s.fs.RemoveAll(s.dir+unfinished))
 }
 
 // snapshotReader sends a snapshot. The stream is made when Read is first called.
@@ -195,12 +208,47 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 	return r.pipe.Read(p)
 }
 
+// send reads everything before it sends anything: of what has rotted on this disk the receiver would
+// hear only when it reads it, and nobody whose fault it is.
 func (r *snapshotReader) send(w io.Writer) error {
+	err := r.snap.verify(r.s.log)
+	if err == nil {
+		err = r.write(w)
+	}
+	if r.s.unsendable(err) {
+		r.s.fault(fmt.Errorf("send the snapshot in %s: %w", r.snap.dir, err))
+	}
+	return err
+}
+
+// unsendable is told how each sending ends, and reports whether another attempt is in vain.
+func (s *Snapshots) unsendable(err error) bool {
+	if errors.Is(err, io.ErrClosedPipe) { // the receiver has enough
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.unsent = 0
+		return false
+	}
+	s.unsent++
+	return s.unsent == maxFailures || errors.Is(err, chaterr.ErrCorrupt) || errors.Is(err, fs.ErrNotExist)
+}
+
+// verify reads the whole snapshot.
+func (s *snap) verify(log *zap.Logger) error {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	return errors.Join(check(s.fs, s.stateDir(), s.manifest, log), verifyTables(s.fs, s.stateDir()))
+}
+
+func (r *snapshotReader) write(w io.Writer) error {
 	if _, err := w.Write(r.snap.head); err != nil {
 		return err
 	}
 	for _, f := range r.snap.manifest.Files {
-		if err := sendFile(w, filepath.Join(r.snap.stateDir(), f.Name), f.Size); err != nil {
+		if err := sendFile(w, r.snap.fs, filepath.Join(r.snap.stateDir(), f.Name), f.Size); err != nil {
 			return err
 		}
 	}

@@ -3,8 +3,6 @@ package fsm
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -12,12 +10,12 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
 	"example.com/chat/fsm/fsmpb"
 	"example.com/chat/fsm/state"
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 	"example.com/chat/internal/zaplog"
 )
 
@@ -31,6 +29,7 @@ const (
 // store is a Pebble with a state in it. When the FSM has gone over to another store, this one is
 // closed and removed as soon as the last View of it is closed.
 type store struct {
+	fs  files.FS
 	dir string
 	db  *pebble.DB
 
@@ -44,9 +43,9 @@ type store struct {
 
 // openStore opens the Pebble in dir, or makes one unless it is only to be read. fault is called when
 // it cannot go on.
-func openStore(dir string, readOnly bool, log *zap.Logger, fault func(error)) (*store, error) {
+func openStore(fs files.FS, dir string, readOnly bool, log *zap.Logger, fault func(error)) (*store, error) {
 	opts := &pebble.Options{
-		FS:                 vfs.Default,
+		FS:                 pebbleFS{fs.FS, fault},
 		ReadOnly:           readOnly,
 		DisableWAL:         true, // raft's log is the log
 		FormatMajorVersion: pebble.FormatValueSeparation,
@@ -62,14 +61,14 @@ func openStore(dir string, readOnly bool, log *zap.Logger, fault func(error)) (*
 			fault(fmt.Errorf("file %s: %w: %w", i.Path, chaterr.ErrCorrupt, i.Details))
 		},
 	}
-	db, err := pebble.Open(dir, opts)
+	db, err := openPebble(dir, opts)
 	if err != nil {
 		if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) {
 			err = fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
 		}
 		return nil, fmt.Errorf("open the state in %s: %w", dir, err)
 	}
-	return &store{dir: dir, db: db, users: 1, closed: make(chan struct{})}, nil
+	return &store{fs: fs, dir: dir, db: db, users: 1, closed: make(chan struct{})}, nil
 }
 
 // use keeps the store open until release; it reports false when that is over.
@@ -95,9 +94,9 @@ func (s *store) release() {
 	switch {
 	case !retired:
 	case aside == "":
-		s.err = errors.Join(s.err, os.RemoveAll(s.dir))
+		s.err = errors.Join(s.err, s.fs.RemoveAll(s.dir))
 	default:
-		s.err = errors.Join(s.err, os.Rename(s.dir, aside))
+		s.err = errors.Join(s.err, s.fs.Rename(s.dir, aside))
 	}
 	close(s.closed)
 }
@@ -122,23 +121,23 @@ func (s *store) retire(aside string) {
 
 // newestStateDir finds the directory to open, and removes what an interrupted change of stores has
 // left behind.
-func newestStateDir(dir string) (string, error) {
-	entries, err := os.ReadDir(dir) // sorted
+func newestStateDir(fs files.FS, dir string) (string, error) {
+	names, err := fs.Names(dir)
 	if err != nil {
 		return "", err
 	}
 	newest := ""
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if !strings.HasPrefix(e.Name(), stateDirs) {
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		if !strings.HasPrefix(name, stateDirs) {
 			continue
 		}
 		if strings.HasSuffix(path, unfinished) {
-			err = errors.Join(err, os.RemoveAll(path))
+			err = errors.Join(err, fs.RemoveAll(path))
 			continue
 		}
 		if newest != "" {
-			err = errors.Join(err, os.RemoveAll(newest))
+			err = errors.Join(err, fs.RemoveAll(newest))
 		}
 		newest = path
 	}
@@ -158,32 +157,32 @@ func nextStateDir(dir string) string {
 
 // linkState makes a state directory of the files of a snapshot, and checks it. Pebble never writes
 // to a table again, so those are linked; everything else is copied.
-func linkState(s *snap, to string, log *zap.Logger) error {
+func linkState(fs files.FS, s *snap, to string, log *zap.Logger) error {
 	from := s.stateDir()
 	tmp := to + unfinished
-	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o700)); err != nil {
+	if err := errors.Join(fs.RemoveAll(tmp), fs.MkdirAll(tmp, 0o700)); err != nil {
 		return err
 	}
-	files, err := os.ReadDir(from)
+	names, err := fs.Names(from)
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		src, dst := filepath.Join(from, f.Name()), filepath.Join(tmp, f.Name())
-		if linkable(src) && os.Link(src, dst) == nil {
+	for _, name := range names {
+		src, dst := filepath.Join(from, name), filepath.Join(tmp, name)
+		if linkable(src) && fs.Link(src, dst) == nil {
 			continue
 		}
-		if err := copyFile(src, dst); err != nil {
+		if err := fs.Copy(src, dst); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(check(tmp, s.manifest, log), syncDir(tmp)); err != nil {
+	if err := errors.Join(check(fs, tmp, s.manifest, log), fs.SyncDir(tmp)); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, to); err != nil {
+	if err := fs.Rename(tmp, to); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(to))
+	return fs.SyncDir(filepath.Dir(to))
 }
 
 // linkable tells Pebble's tables and blobs, which are never changed, from its other files.
@@ -192,9 +191,9 @@ func linkable(name string) bool {
 }
 
 // check opens the state in dir and closes it again. It must be what the manifest says.
-func check(dir string, m *fsmpb.Snapshot, log *zap.Logger) error {
+func check(fs files.FS, dir string, m *fsmpb.Snapshot, log *zap.Logger) error {
 	var found atomic.Pointer[error]
-	s, err := openStore(dir, true, log, func(err error) { found.CompareAndSwap(nil, &err) })
+	s, err := openStore(fs, dir, true, log, func(err error) { found.CompareAndSwap(nil, &err) })
 	if err != nil {
 		return err
 	}
@@ -208,27 +207,4 @@ func check(dir string, m *fsmpb.Snapshot, log *zap.Logger) error {
 		err = errors.Join(err, *p)
 	}
 	return errors.Join(err, s.err)
-}
-
-func copyFile(from, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = src.Close() }() // only read
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(dst, src)
-	return errors.Join(err, dst.Sync(), dst.Close())
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

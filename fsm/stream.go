@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 
 	"example.com/chat/fsm/fsmpb"
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
 // A snapshot travels as
@@ -72,12 +72,12 @@ func readManifest(r io.Reader) (*fsmpb.Snapshot, error) {
 	if m.Format != streamFormat {
 		return nil, fmt.Errorf("snapshot of format %d, this binary knows format %d: %w", m.Format, streamFormat, chaterr.ErrUpgradeNeeded)
 	}
-	total := uint64(0)
-	for _, f := range m.Files {
-		if !plainName(f.Name) || f.Size > maxState-total {
-			return nil, fmt.Errorf("%w: manifest names the file %q of %d bytes", chaterr.ErrCorrupt, f.Name, f.Size)
+	total, last := uint64(0), ""
+	for _, f := range m.Files { // in order, each once
+		if !plainName(f.Name) || f.Name <= last || f.Size > maxState-total {
+			return nil, fmt.Errorf("%w: manifest names the file %q of %d bytes behind %q", chaterr.ErrCorrupt, f.Name, f.Size, last)
 		}
-		total += f.Size
+		total, last = total+f.Size, f.Name
 	}
 	return m, nil
 }
@@ -102,27 +102,28 @@ func streamSize(head []byte, m *fsmpb.Snapshot) int64 {
 }
 
 // listFiles fills in the manifest's files from a directory.
-func listFiles(dir string) (files []*fsmpb.Snapshot_File, err error) {
-	entries, err := os.ReadDir(dir)
+func listFiles(fs files.FS, dir string) (list []*fsmpb.Snapshot_File, err error) {
+	names, err := fs.Names(dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries {
-		info, err := e.Info()
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		info, err := fs.Stat(path)
 		if err != nil {
 			return nil, err
 		}
 		if !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("%s is not a file", filepath.Join(dir, e.Name()))
+			return nil, fmt.Errorf("%s is not a file", path)
 		}
-		files = append(files, &fsmpb.Snapshot_File{Name: e.Name(), Size: uint64(info.Size())})
+		list = append(list, &fsmpb.Snapshot_File{Name: name, Size: uint64(info.Size())})
 	}
-	return files, nil
+	return list, nil
 }
 
 // sendFile writes one file and its checksum. It must still have the size that the manifest says.
-func sendFile(w io.Writer, path string, size uint64) error {
-	f, err := os.Open(path)
+func sendFile(w io.Writer, fs files.FS, path string, size uint64) error {
+	f, err := fs.Open(path)
 	if err != nil {
 		return err
 	}
@@ -138,14 +139,13 @@ func sendFile(w io.Writer, path string, size uint64) error {
 }
 
 // receiveFile reads what sendFile has written into a new file, and makes it durable.
-func receiveFile(r io.Reader, path string, size uint64) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
+func receiveFile(r io.Reader, fs files.FS, path string, size uint64) error {
 	h := sha256.New()
-	_, err = io.CopyN(io.MultiWriter(f, h), r, int64(size))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	err := fs.Make(path, func(w io.Writer) error {
+		_, err := io.CopyN(io.MultiWriter(h, w), r, int64(size)) // in this order: vfs.MemFS spoils what it has written
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("receive %s: %w", filepath.Base(path), err)
 	}
 	sum := make([]byte, sha256.Size)
@@ -159,13 +159,13 @@ func receiveFile(r io.Reader, path string, size uint64) error {
 }
 
 // receive reads a whole stream; the files go into dir.
-func receive(r io.Reader, dir string) (*fsmpb.Snapshot, error) {
+func receive(r io.Reader, fs files.FS, dir string) (*fsmpb.Snapshot, error) {
 	m, err := readManifest(r)
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range m.Files {
-		if err := receiveFile(r, filepath.Join(dir, f.Name), f.Size); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if err := receiveFile(r, fs, filepath.Join(dir, f.Name), f.Size); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, fmt.Errorf("%w: the snapshot ends early: %w", chaterr.ErrCorrupt, err)
 		} else if err != nil {
 			return nil, err
@@ -174,5 +174,5 @@ func receive(r io.Reader, dir string) (*fsmpb.Snapshot, error) {
 	if _, err := io.ReadFull(r, make([]byte, 1)); err != io.EOF {
 		return nil, fmt.Errorf("%w: bytes behind the end of the snapshot", chaterr.ErrCorrupt)
 	}
-	return m, syncDir(dir)
+	return m, fs.SyncDir(dir)
 }

@@ -14,11 +14,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
 	"example.com/chat/fsm/fsmpb"
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
 // sender is a machine with one snapshot.
@@ -331,7 +333,7 @@ func FuzzReceive(f *testing.F) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		m, err := receive(bytes.NewReader(stream), dir)
+		m, err := receive(bytes.NewReader(stream), files.FS{FS: vfs.Default}, dir)
 		if err == nil && len(names(t, dir)) != len(m.Files) {
 			t.Errorf("got files %v, named are %v", names(t, dir), m.Files)
 		}

@@ -26,13 +26,14 @@ var allowed = map[string][]string{
 	"rpc/peer":         {"rpc/peer/peerpb", "internal/grpcerr", "internal/node"},
 	"rpc/peer/peerpb":  {},
 	"membership":       {"internal/node"},
-	"internal/replica": {"fsm", "fsm/state", "internal/node", "internal/zaplog"},
-	"fsm":              {"fsm/state", "fsm/fsmpb", "internal/zaplog"},
+	"internal/replica": {"fsm", "fsm/state", "internal/files", "internal/node", "internal/zaplog"},
+	"fsm":              {"fsm/state", "fsm/fsmpb", "internal/files", "internal/zaplog"},
 	"fsm/state":        {"fsm/fsmpb", "internal/cursor"},
 	"fsm/fsmpb":        {},
 	"internal/fanout":  {"fsm/state"},
 	"internal/auth":    {},
 	"internal/chaterr": {},
+	"internal/files":   {},
 	"internal/grpcerr": {},
 	"internal/zaplog":  {},
 	"internal/node":    {},
@@ -45,6 +46,7 @@ var allowed = map[string][]string{
 
 	// Test machinery.
 	"internal/archtest":    {},
+	"internal/faulttest":   {},
 	"internal/simnet":      {},
 	"internal/clustertest": {"", "rpc/client", "internal/simnet"},
 }
