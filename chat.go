@@ -107,7 +107,7 @@ func New(options Options) (*Node, error) {
 		return nil, fmt.Errorf("chat: %w", err)
 	}
 	n.fsm, err = fsm.Open(fsm.Options{
-		Dir: n.dir.StateDir(), Logger: o.Logger.Named("fsm"),
+		Dir: n.dir.StateDir(), FS: n.dir.FS(), Logger: o.Logger.Named("fsm"),
 		Publish: n.hub.Publish, Skipped: n.hub.Skipped, Fault: n.fail,
 	})
 	if err == nil {

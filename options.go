@@ -73,9 +73,10 @@ type Options struct {
 	// heartbeats do not wait for them. All nodes should agree; may change at a restart.
 	Heartbeat time.Duration
 
-	// DiskTimeout is how long one write of the node's log to disk may take before the node is given
-	// up, so that the others can go on; see Node.Done. A leader that commits nothing for as long, though
-	// entries wait, steps down. 0 means 10 s; at least 100 ms. May differ between nodes.
+	// DiskTimeout is how long one call of the disk may take, for the log, the state, a snapshot or
+	// node.json, before the node is given up, so that the others can go on; see Node.Done. A leader that
+	// commits nothing for as long, though entries wait, steps down. 0 means 10 s; at least 100 ms. May
+	// differ between nodes.
 	DiskTimeout time.Duration
 
 	// ProposeTimeout bounds how long a change waits to be committed, within the caller's deadline; 0

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,11 +24,11 @@ func (m *machine) damage(room uint64) {
 	t := m.s.t
 	t.Helper()
 	m.s.damaged = true
-	dirs, err := filepath.Glob(filepath.Join(m.path, stateDir, "state-*"))
-	if err != nil || len(dirs) != 1 {
-		t.Fatalf("%v, %v", dirs, err)
+	dir, err := onlyState(m.fs)
+	if err != nil {
+		t.Fatal(err)
 	}
-	db, err := pebble.Open(dirs[0], &pebble.Options{Logger: quiet{}, FormatMajorVersion: pebble.FormatValueSeparation})
+	db, err := pebble.Open(dir, &pebble.Options{FS: m.fs, Logger: quiet{}, FormatMajorVersion: pebble.FormatValueSeparation})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,8 +132,9 @@ func TestAudits_Diverged(t *testing.T) {
 					return err == nil
 				})
 				waitFor(t, "its state is replaced", func() bool {
-					aside, err := filepath.Glob(filepath.Join(bad.path, stateDir, "diverged-*"))
-					return err == nil && len(aside) == 1 && bad.up().replica.Err() == nil
+					all, err := bad.fs.List(filepath.Join(root, stateDir))
+					aside := slices.ContainsFunc(all, func(name string) bool { return strings.HasPrefix(name, "diverged-") })
+					return err == nil && aside && bad.up().replica.Err() == nil
 				})
 				verified := bad.up().replica.Audit().Verified
 				waitFor(t, "it takes messages", func() bool {

@@ -6,13 +6,14 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
 
 	"example.com/chat/fsm"
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
 // Checked is what Check has seen.
@@ -26,7 +27,7 @@ type Checked struct {
 // problems that it has found, each with the file that it is in.
 func Check(dir string, log *zap.Logger) (c Checked, err error) {
 	report := func(e error) { err = errors.Join(err, e) }
-	d := &Dir{path: dir}
+	d := &Dir{path: dir, fs: files.NewWatched(vfs.Default)}
 	switch found, e := d.read(); {
 	case e != nil:
 		report(e)
@@ -34,9 +35,12 @@ func Check(dir string, log *zap.Logger) (c Checked, err error) {
 		report(fmt.Errorf("%s: %w: there is none", filepath.Join(dir, identityFile), chaterr.ErrCorrupt))
 	}
 	c.NodeID, c.ClusterID = d.id.NodeID, d.id.ClusterID
-	name := filepath.Join(dir, logFile)
+	name := filepath.Join(dir, logFileName)
 	e := safely(func() (e error) {
-		c.First, c.Last, e = checkLog(name, report)
+		if e = wholeLog(name); e != nil {
+			return e
+		}
+		c.First, c.Last, e = checkLog(dir, d.fs, report)
 		return e
 	})
 	if errors.Is(e, chaterr.ErrDataDirInUse) {
@@ -57,31 +61,17 @@ func Check(dir string, log *zap.Logger) (c Checked, err error) {
 }
 
 // checkLog reads raft's log, term and vote, page by page and entry by entry.
-func checkLog(name string, report func(error)) (first, last uint64, err error) {
-	pages, err := bbolt.Open(name, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lockTimeout})
+func checkLog(dir string, on vfs.FS, report func(error)) (first, last uint64, err error) {
+	name := filepath.Join(dir, logFileName)
+	file, err := readLog(name, files.FS{FS: on}, dir, true)
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return 0, 0, fmt.Errorf("%s: %w", name, chaterr.ErrDataDirInUse)
 	}
 	if err != nil {
 		return 0, 0, err
 	}
-	err = pages.View(func(tx *bbolt.Tx) error {
-		for e := range tx.Check() {
-			report(fmt.Errorf("%s: %w: %w", name, chaterr.ErrCorrupt, e))
-		}
-		return nil
-	})
-	if err = errors.Join(err, pages.Close()); err != nil {
-		return 0, 0, err
-	}
-	db, err := raftboltdb.New(raftboltdb.Options{
-		Path: name, BoltOptions: &bbolt.Options{ReadOnly: true, Timeout: lockTimeout}, MsgpackUseNewTimeFormat: true,
-	})
-	if err != nil {
-		return 0, 0, err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	logs := &votes{disk: checksums{db}}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	logs := &votes{disk: checksums{file}}
 	if first, err = logs.FirstIndex(); err != nil {
 		return 0, 0, err
 	}

@@ -11,7 +11,7 @@ import (
 	"example.com/chat/internal/chaterr"
 )
 
-// checksums keeps a CRC32C with every entry and value. raft-boltdb has none, so a bit that flips on
+// checksums keeps a CRC32C with every entry and value. A logFile has none, so a bit that flips on
 // the disk would be applied, or sent to followers, without a word. What does not match is
 // chaterr.ErrCorrupt, and so is what cannot be decoded.
 //

@@ -15,10 +15,10 @@ import (
 	"sync"
 	"time"
 
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 	"example.com/chat/internal/node"
 )
 
@@ -29,7 +29,7 @@ const lockTimeout = time.Second
 const (
 	identityFile   = "node.json"
 	identityFormat = 1
-	logFile        = "raft.db"
+	logFileName    = "raft.db"
 	stateDir       = "fsm"
 )
 
@@ -37,15 +37,18 @@ const (
 //
 //	node.json  who the node is and which cluster it belongs to
 //	raft.db    raft's log, term and vote; locked while it is open
+//	raft.head  what raft.db must hold at least
 //	fsm/       state and snapshots
 //
 // Only the owner may read it: it holds password hashes and messages. It is safe for concurrent use.
 type Dir struct {
 	path string
-	log  *raftboltdb.BoltStore
+	fs   *files.Watched // of everything but the log
+	log  *logFile
 
-	mu sync.Mutex // guards what follows
-	id identity
+	writing sync.Mutex // held while node.json is replaced
+	mu      sync.Mutex // guards what follows
+	id      identity
 }
 
 // identity is what node.json holds.
@@ -65,14 +68,18 @@ type serverEntry struct {
 }
 
 // OpenDir opens the data directory of a node, or makes it, and locks it. Without a node id it opens that
-// of any node. It fails with
-// chaterr.ErrOtherNode, chaterr.ErrDataDirInUse, chaterr.ErrUpgradeNeeded or chaterr.ErrCorrupt,
-// and has changed nothing then.
+// of any node. It fails with chaterr.ErrOtherNode, chaterr.ErrDataDirInUse, chaterr.ErrUpgradeNeeded or
+// chaterr.ErrCorrupt, and has changed nothing then.
 func OpenDir(path, nodeID string) (*Dir, error) {
 	if err := privateDir(path); err != nil {
 		return nil, err
 	}
-	d := &Dir{path: path}
+	return openDir(vfs.Default, path, path, nodeID)
+}
+
+// openDir has the log in a directory of the machine and everything else on a file system.
+func openDir(on vfs.FS, path, logDir, nodeID string) (*Dir, error) {
+	d := &Dir{path: path, fs: files.NewWatched(on)}
 	found, err := d.read()
 	if err != nil {
 		return nil, err
@@ -80,17 +87,12 @@ func OpenDir(path, nodeID string) (*Dir, error) {
 	if found && nodeID != "" && d.id.NodeID != nodeID {
 		return nil, fmt.Errorf("%s is the data directory of node %q, not of %q: %w", path, d.id.NodeID, nodeID, chaterr.ErrOtherNode)
 	}
-	if d.log, err = openLog(filepath.Join(path, logFile)); err != nil {
+	// node.json is made last: beside it, a log that is missing was lost, and the node's votes with it.
+	if d.log, err = openLog(logDir, !found, files.FS{FS: d.fs}, path); err != nil {
 		return nil, err
 	}
-	if !found {
-		d.id = identity{Format: identityFormat, NodeID: nodeID, Instance: rand.Text()}
-		err = d.write()
-	} else {
-		_, err = d.read() // again, now that nobody else can write it
-	}
-	if err == nil {
-		err = os.MkdirAll(filepath.Join(path, stateDir), 0o700)
+	if err = removeUnfinished(logDir); err == nil {
+		err = d.settle(found, nodeID)
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.log.Close())
@@ -98,11 +100,27 @@ func OpenDir(path, nodeID string) (*Dir, error) {
 	return d, nil
 }
 
+// settle makes what a directory has beside the log, or reads it again, now that nobody else can write.
+func (d *Dir) settle(found bool, nodeID string) error {
+	if err := (files.FS{FS: d.fs}).MakeDir(d.StateDir()); err != nil {
+		return err
+	}
+	if found {
+		_, err := d.read()
+		return err
+	}
+	if last, err := d.log.LastIndex(); last > 0 || err != nil {
+		return errors.Join(fmt.Errorf("%s is missing, and raft's log has entries: %w", filepath.Join(d.path, identityFile), chaterr.ErrCorrupt), err)
+	}
+	d.id = identity{Format: identityFormat, NodeID: nodeID, Instance: rand.Text()}
+	return d.write(d.id)
+}
+
 // privateDir makes a directory that only its owner may use, or sees that it is one.
 func privateDir(path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.MkdirAll(path, 0o700)
+		return makeDirs(path)
 	}
 	if err != nil {
 		return err
@@ -123,22 +141,20 @@ func privateDir(path string) error {
 	return fmt.Errorf("%s holds password hashes and messages, and its mode %v lets others in: chmod 700 it", path, info.Mode().Perm())
 }
 
-// openLog opens raft's log. The free list is neither written with each commit, where it would be
-// the larger part, nor kept in an array (bbolt's options of the same names).
-func openLog(path string) (*raftboltdb.BoltStore, error) {
-	s, err := raftboltdb.New(raftboltdb.Options{
-		Path:                    path,
-		BoltOptions:             &bbolt.Options{Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType},
-		MsgpackUseNewTimeFormat: true,
-	})
-	if errors.Is(err, bbolt.ErrTimeout) {
-		return nil, fmt.Errorf("%s: %w", path, chaterr.ErrDataDirInUse)
+// makeDirs makes a directory and those above it, durably.
+func makeDirs(path string) error {
+	parent := filepath.Dir(path)
+	if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+		if err := makeDirs(parent); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open raft's log %s: %w", path, err)
-	}
-	return s, nil
+	return files.FS{FS: vfs.Default}.MakeDir(path)
 }
+
+// FS is the file system that the directory is in: a call that hangs, or a write that fails, ends the
+// node.
+func (d *Dir) FS() vfs.FS { return d.fs }
 
 // StateDir is where the state machine keeps its files.
 func (d *Dir) StateDir() string { return filepath.Join(d.path, stateDir) }
@@ -183,23 +199,28 @@ func (d *Dir) Adopt(c node.Cluster) error {
 	})
 }
 
-// change keeps the old identity when the new one cannot be written.
+// change keeps the old identity when the new one cannot be written. Who reads the old one meanwhile
+// does not wait for the disk.
 func (d *Dir) change(f func(*identity)) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	old := d.id
-	f(&d.id)
-	if err := d.write(); err != nil {
-		d.id = old
+	id := d.id
+	d.mu.Unlock()
+	f(&id)
+	if err := d.write(id); err != nil {
 		return err
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.id = id
 	return nil
 }
 
 // read reads node.json: one line of JSON and one with its SHA-256.
 func (d *Dir) read() (found bool, err error) {
 	name := filepath.Join(d.path, identityFile)
-	b, err := os.ReadFile(name)
+	b, err := files.FS{FS: d.fs}.Read(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -221,24 +242,19 @@ func (d *Dir) read() (found bool, err error) {
 }
 
 // write replaces node.json at once and durably.
-func (d *Dir) write() error {
-	text, err := json.Marshal(d.id)
+func (d *Dir) write(id identity) error {
+	text, err := json.Marshal(id)
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(d.path, identityFile)
-	f, err := os.OpenFile(name+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
+	on, name := files.FS{FS: d.fs}, filepath.Join(d.path, identityFile)
+	if err := on.Write(name+".tmp", fmt.Appendf(nil, "%s\n%s\n", text, checksum(string(text)))); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "%s\n%s\n", text, checksum(string(text)))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err := on.Rename(name+".tmp", name); err != nil {
 		return err
 	}
-	if err := os.Rename(name+".tmp", name); err != nil {
-		return err
-	}
-	return syncDir(d.path)
+	return on.SyncDir(d.path)
 }
 
 func checksum(text string) string {
@@ -250,11 +266,11 @@ func checksum(text string) string {
 // would this: after some seconds it gives up, and the directory stays locked until the call returns.
 func (d *Dir) Close() error {
 	done := make(chan error, 1)
-	go func() { done <- d.log.Close() }()
+	go func() { done <- safely(d.log.Close) }()
 	select {
 	case err := <-done:
 		return err
 	case <-time.After(endTime):
-		return fmt.Errorf("%s has not closed within %v: a call of the disk hangs", filepath.Join(d.path, logFile), endTime)
+		return fmt.Errorf("%s has not closed within %v: a call of the disk hangs", filepath.Join(d.path, logFileName), endTime)
 	}
 }

@@ -80,15 +80,19 @@ func TestCheck_Finds(t *testing.T) {
 			return os.WriteFile(filepath.Join(p, identityFile), []byte("{}\nx"), 0o600)
 		}, chaterr.ErrCorrupt, identityFile},
 		"an entry": {func(d *Dir, _ string) error {
-			return d.log.StoreLogs([]*raft.Log{{Index: 7, Term: 1, Extensions: make([]byte, 4)}})
-		}, chaterr.ErrCorrupt, logFile},
+			return d.log.disk.StoreLogs([]*raft.Log{{Index: 7, Term: 1, Extensions: make([]byte, 4)}})
+		}, chaterr.ErrCorrupt, logFileName},
 		"a gap": {func(d *Dir, _ string) error {
-			return checksums{d.log}.StoreLogs([]*raft.Log{{Index: 12, Term: 1}})
-		}, chaterr.ErrCorrupt, "entry 11"},
+			return d.log.disk.StoreLogs([]*raft.Log{{Index: 12, Term: 1}})
+		}, chaterr.ErrCorrupt, "after entry 10"},
+		"a lost tail": {func(d *Dir, _ string) error { return d.log.disk.DeleteRange(9, 10) }, chaterr.ErrCorrupt, "ends with entry 8"},
+		"a lost vote": {func(d *Dir, _ string) error {
+			return errors.Join(d.log.Set([]byte(voteKey), []byte("term five, for b")), d.log.disk.Set([]byte(voteKey), []byte("term five, for c")))
+		}, chaterr.ErrCorrupt, "raft's Vote"},
 		"a term that goes back": {func(d *Dir, _ string) error {
 			return checksums{d.log}.StoreLogs([]*raft.Log{{Index: 11, Term: 0}})
 		}, chaterr.ErrCorrupt, "entry 11"},
-		"an old term": {func(d *Dir, _ string) error { return checksums{d.log}.SetUint64([]byte(termKey), 0) }, chaterr.ErrCorrupt, logFile},
+		"an old term": {func(d *Dir, _ string) error { return checksums{d.log}.SetUint64([]byte(termKey), 0) }, chaterr.ErrCorrupt, logFileName},
 		"a log without its beginning": {func(d *Dir, _ string) error {
 			return d.log.DeleteRange(1, 5)
 		}, chaterr.ErrCorrupt, "begins at entry 6"},

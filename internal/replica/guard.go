@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"example.com/chat/internal/files"
 )
 
 // guard ends the node when the disk fails or hangs, and the host lives.
@@ -23,30 +25,25 @@ type guard struct {
 	limit time.Duration
 	fail  func(error) // must not wait
 
-	mu     sync.Mutex // guards what follows
-	calls  map[*diskCall]bool
-	broken bool
-}
-
-type diskCall struct {
-	name  string
-	start time.Time
+	calls  files.Calls
+	broken atomic.Bool
 }
 
 var _ disk = (*guard)(nil)
 
 func newGuard(d disk, limit time.Duration, fail func(error)) *guard {
-	return &guard{disk: d, limit: limit, fail: fail, calls: map[*diskCall]bool{}}
+	return &guard{disk: d, limit: limit, fail: fail}
 }
 
 // do makes one call. It does not return when the disk is broken.
 func (g *guard) do(name string, f func() error) error {
-	c := &diskCall{name, time.Now()}
-	if !g.begin(c) {
+	if g.broken.Load() {
 		runtime.Goexit()
 	}
+	c := g.calls.Begin(name, "")
 	err := safely(f)
-	if g.end(c) { // it took so long that the node was given up
+	g.calls.End(c)
+	if g.broken.Load() { // perhaps it took so long that the node was given up
 		runtime.Goexit()
 	}
 	if err == nil || isNotFound(err) {
@@ -57,8 +54,10 @@ func (g *guard) do(name string, f func() error) error {
 	return nil // never
 }
 
-// safely turns a panic, of which bbolt has some thirty for a damaged file, into an error.
+// safely turns a panic, of which bbolt has some thirty for a damaged file, into an error, and a bus
+// error, which is what a part of the file is that cannot be read. Else that would end the process.
 func safely(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -67,58 +66,17 @@ func safely(f func() error) (err error) {
 	return f()
 }
 
-func (g *guard) begin(c *diskCall) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.broken {
-		return false
-	}
-	g.calls[c] = true
-	return true
-}
-
-func (g *guard) end(c *diskCall) (broken bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.calls, c)
-	return g.broken
-}
-
 // breaks makes the disk unusable.
 func (g *guard) breaks(err error) {
-	g.mu.Lock()
-	g.broken = true
-	g.mu.Unlock()
+	g.broken.Store(true)
 	g.fail(err)
 }
 
 // watch breaks the disk when a call hangs, until stop is closed.
 func (g *guard) watch(stop <-chan struct{}) {
-	tick := time.NewTicker(max(g.limit/8, time.Millisecond))
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			if c := g.oldest(); c != nil && time.Since(c.start) >= g.limit {
-				g.breaks(fmt.Errorf("%s has waited for the disk for %v", c.name, time.Since(c.start).Round(time.Millisecond)))
-				return
-			}
-		case <-stop:
-			return
-		}
+	if err := g.calls.Watch(g.limit, stop); err != nil {
+		g.breaks(err)
 	}
-}
-
-// oldest is the call that has been under way for longest, nil when there is none.
-func (g *guard) oldest() (oldest *diskCall) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for c := range g.calls {
-		if oldest == nil || c.start.Before(oldest.start) {
-			oldest = c
-		}
-	}
-	return oldest
 }
 
 func (g *guard) FirstIndex() (i uint64, err error) {

@@ -5,10 +5,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
@@ -17,6 +21,7 @@ import (
 	"example.com/chat/fsm"
 	"example.com/chat/fsm/state"
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 	"example.com/chat/internal/node"
 	"example.com/chat/rpc/peer"
 )
@@ -25,9 +30,11 @@ import (
 type machine struct {
 	s        *sim
 	id, addr string
-	path     string
-	disk     *simDisk
-	refused  error // by the last start
+	path     string     // of the log's file, which locks it
+	fs       *vfs.MemFS // of everything else, below root
+	disk     *simDisk   // of the log, unless there is a power
+	power    *power     // nil for a machine that loses it only when it is idle
+	refused  error      // by the last start
 
 	mu sync.Mutex // guards what follows
 	*running
@@ -202,20 +209,34 @@ func (l *lossy) RequestVote(id raft.ServerID, a raft.ServerAddress, req *raft.Re
 	return l.Raft.RequestVote(id, a, req, resp)
 }
 
+// start turns the machine on. A disk that fails at once may refuse it.
 func (m *machine) start() {
 	m.s.t.Helper()
-	n := &running{}
-	var err error
-	if n.dir, err = OpenDir(m.path, m.id); err != nil {
+	if err := m.boot(); err != nil {
 		m.s.t.Fatal(err)
+	}
+	if err := m.refused; err != nil && !errors.Is(err, errSick) && !errors.Is(err, chaterr.ErrCorrupt) && !errors.Is(err, errPower) {
+		m.s.t.Errorf("start %s: %v", m.id, err)
+	}
+}
+
+// boot fails when the files cannot be used; when raft cannot start with them, that is noted.
+func (m *machine) boot() error {
+	n := &running{}
+	err := os.MkdirAll(m.path, 0o700)
+	if err != nil {
+		return err
+	}
+	if n.dir, err = openDir(m.files(), root, m.path, m.id); err != nil {
+		return err
 	}
 	if n.dir.Cluster().ID == "" {
 		if err := n.dir.Adopt(m.s.cluster()); err != nil {
-			m.s.t.Fatal(err)
+			return errors.Join(err, n.dir.Close())
 		}
 	}
 	n.fsm, err = fsm.Open(fsm.Options{
-		Dir: n.dir.StateDir(), Logger: zap.NewNop(), Skipped: func() {},
+		Dir: n.dir.StateDir(), FS: n.dir.FS(), Logger: zap.NewNop(), Skipped: func() {},
 		Publish: func(e []state.Event) { m.s.published(m.id, e) },
 		Fault: func(err error) {
 			if n.replica != nil {
@@ -224,7 +245,7 @@ func (m *machine) start() {
 		},
 	})
 	if err != nil {
-		m.s.t.Fatal(err)
+		return errors.Join(err, n.dir.Close())
 	}
 	n.tunnels = peer.NewTunnels(peer.Options{
 		ID: m.id, Cluster: "sim", ClusterID: func() string { return "sim" }, Secret: bytes.Repeat([]byte("s"), 32),
@@ -240,7 +261,7 @@ func (m *machine) start() {
 	n.replica = New(Options{
 		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Peers: &asked{Calls: n.calls, s: m.s, answers: map[string]answer{}}, Logger: zap.NewNop(), Transport: transport,
 		Heartbeat: heartbeat, ProposeTimeout: 5 * time.Second, MaxPending: 1000, MaxPendingBytes: 1 << 20,
-		DiskTimeout: 2 * time.Second, SnapshotEvery: 20, KeepEntries: 1, AuditEvery: 500 * time.Millisecond, open: m.open,
+		DiskTimeout: 2 * time.Second, SnapshotEvery: 20, KeepEntries: 1, AuditEvery: m.s.auditEvery, open: m.open,
 		Failed: func() { _ = n.fsm.Close() },
 	})
 	n.server = grpc.NewServer()
@@ -253,20 +274,23 @@ func (m *machine) start() {
 	m.mu.Unlock()
 	if m.refused = n.replica.Start(); m.refused != nil {
 		m.crash()
-		if !errors.Is(m.refused, errSick) && !errors.Is(m.refused, chaterr.ErrCorrupt) {
-			m.s.t.Errorf("start %s: %v", m.id, m.refused)
-		}
 	}
+	return nil
 }
 
 // open puts the store's layers, or all but one of them, around the machine's disk.
-func (m *machine) open(_ disk, limit time.Duration, fail func(error)) (*store, error) {
-	s, err := newStore(m.disk, limit, fail)
+func (m *machine) open(d disk, limit time.Duration, fail func(error)) (*store, error) {
+	if m.power == nil {
+		d = m.disk
+	} else {
+		d = m.power.on(d.(*logFile))
+	}
+	s, err := newStore(d, limit, fail)
 	if err != nil {
 		return nil, err
 	}
 	if m.s.bugs.halfVotes {
-		s.guard.disk = checksums{pieces{m.disk}}
+		s.guard.disk = checksums{pieces{d}}
 	}
 	if m.s.bugs.noFloor {
 		s.logs.entry.Store(&entryID{1 << 63, 0}) // so high that no snapshot raises it
@@ -320,12 +344,35 @@ func (m *machine) whole(d disk) error {
 // stop ends the node as a host does.
 func (m *machine) stop() { m.end(func() {}) }
 
-// crash ends the node, and what was only in memory is lost.
+// crash ends the node as a power cut does: what was only in memory is lost, and of what was not synced
+// a part, at random.
 func (m *machine) crash() {
-	m.end(func() {
-		// The state writes nothing at its end once it has failed.
-		m.running.fsm.ApplyBatch([]*raft.Log{{Index: 1 << 60, Type: raft.LogCommand, Data: []byte{0xff}}})
-	})
+	var left *vfs.MemFS
+	m.end(func() { left = m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: m.s.dice}) })
+	if left != nil {
+		m.fs = left
+	}
+}
+
+// root is where a machine's files are in its file system.
+const root = "/data"
+
+// newFS is an empty file system with a root.
+func newFS(t testing.TB) *vfs.MemFS {
+	t.Helper()
+	on := vfs.NewCrashableMem()
+	if err := (files.FS{FS: on}).MakeDir(root); err != nil {
+		t.Fatal(err)
+	}
+	return on
+}
+
+// files is the machine's file system as its node sees it.
+func (m *machine) files() vfs.FS {
+	if m.power == nil {
+		return m.fs
+	}
+	return errorfs.Wrap(links{m.fs, m.power}, errorfs.InjectorFunc(m.power.write))
 }
 
 func (m *machine) end(before func()) {

@@ -2,4 +2,8 @@
 
 package replica
 
-const defaultSeeds = 40
+const (
+	defaultSeeds = 40
+	defaultCuts  = 1
+	defaultFlips = 1000
+)

@@ -3,4 +3,8 @@
 package replica
 
 // The race detector makes fake time eight times slower.
-const defaultSeeds = 6
+const (
+	defaultSeeds = 6
+	defaultCuts  = 16
+	defaultFlips = 100
+)

@@ -80,8 +80,8 @@ type Options struct {
 
 // Replica is one node's raft. It is safe for concurrent use. Its goroutines are: batches (joins
 // commands into entries), leads (does what a new leader has to), restarts, supervise, audits, the guard's
-// watch, one for each batch under way and for each read under way, and raft's own. They are gone when Close returns,
-// but for one that hangs in a call of the disk.
+// watch, watchFiles, one for each batch under way and for each read under way, and raft's own. They
+// are gone when Close returns, but for one that hangs in a call of the disk.
 type Replica struct {
 	o     Options
 	log   *zap.Logger
@@ -199,10 +199,19 @@ func (r *Replica) open() (err error) {
 	if r.store, err = open(r.o.Dir.log, r.o.DiskTimeout, r.Fail); err != nil {
 		return err
 	}
-	if !r.spawn(func() { r.store.guard.watch(r.ended) }) {
+	if !r.spawn(func() { r.store.guard.watch(r.ended) }) || !r.spawn(r.watchFiles) {
 		return chaterr.ErrClosed
 	}
+	r.o.Dir.fs.OnFailure(r.o.FSM.Fail)
 	return nil
+}
+
+// watchFiles fails the node when a call of the disk hangs that is none of raft's log: of the state,
+// a snapshot or node.json.
+func (r *Replica) watchFiles() {
+	if err := r.o.Dir.fs.Watch(r.o.DiskTimeout, r.ended); err != nil {
+		r.o.FSM.Fail(err) // which fails the replica
+	}
 }
 
 // launch runs raft on the store. raft.NewRaft panics on some kinds of damage, and a store that
@@ -220,10 +229,15 @@ func (r *Replica) launch() error {
 		}()
 		snapshots, floor := r.o.FSM.Snapshots(), r.store.logs
 		floor.restart = nil // raft has not read the log yet
+		index := uint64(0)
 		if newest, ok := snapshots.Newest(); ok {
 			if err = floor.raise(newest.Index, newest.Term); err != nil {
 				return
 			}
+			index = newest.Index
+		}
+		if err = prepare(floor, r.store.stable, index); err != nil {
+			return
 		}
 		floor.restart = r.startAnew
 		snapshots.OnDurable(floor.raise)
@@ -235,15 +249,27 @@ func (r *Replica) launch() error {
 			err = r.Err()
 		}
 		if err != nil {
+			e.giveUp()
 			return errors.Join(err, e.transport.Close())
 		}
 	case <-r.fault:
+		go func() { // ends when the disk lets go of NewRaft
+			<-done
+			e.giveUp()
+		}()
 		return errors.Join(r.err, e.transport.Close())
 	}
 	r.raft.Store(e)
 	e.transport.Bind(e.Raft)
 	r.spawn(func() { r.leads(e) })
 	return nil
+}
+
+// giveUp ends a raft that nobody uses, if it has begun.
+func (e *engine) giveUp() {
+	if e.Raft != nil {
+		e.Shutdown()
+	}
 }
 
 // startAnew asks for restarts' work. It does not wait.

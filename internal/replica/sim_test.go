@@ -5,12 +5,16 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/fsm/state"
@@ -22,12 +26,14 @@ import (
 // cut, and states on disk. Logs are in memory, on disks that can be made slow or sick. It watches
 // all the time that nobody differs from anybody.
 type sim struct {
-	t        *testing.T
-	seed     uint64
-	net      *simnet.Net
-	machines []*machine
-	bugs     bugs
-	damaged  bool // a state was damaged on purpose
+	t          *testing.T
+	seed       uint64
+	net        *simnet.Net
+	machines   []*machine
+	bugs       bugs
+	damaged    bool       // a state was damaged on purpose
+	dice       *rand.Rand // of what a power cut leaves
+	auditEvery time.Duration
 
 	mu       sync.Mutex               // guards what follows
 	leaders  map[uint64]string        // by term
@@ -175,8 +181,16 @@ func (s *sim) alike(id string, a state.Audit) {
 
 // newSim starts n machines that form a cluster. It ends with the test.
 func newSim(t *testing.T, n int, seed uint64, b bugs) *sim {
+	s := makeSim(t, n, seed, b)
+	s.run()
+	return s
+}
+
+// makeSim makes machines that are off.
+func makeSim(t *testing.T, n int, seed uint64, b bugs) *sim {
 	delay := []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 10 * time.Millisecond}[seed%3]
 	s := &sim{
+		dice: rand.New(rand.NewPCG(seed, 5)), auditEvery: 500 * time.Millisecond,
 		t: t, seed: seed, net: simnet.New(delay), bugs: b,
 		leaders: map[uint64]string{}, written: map[entryID][32]byte{}, events: map[state.Position]event{}, votes: map[castVote]bool{}, installs: map[install]int{}, hashes: map[uint64]uint64{},
 	}
@@ -184,16 +198,21 @@ func newSim(t *testing.T, n int, seed uint64, b bugs) *sim {
 	for i := range n {
 		id := fmt.Sprintf("n%d", i+1)
 		s.machines = append(s.machines, &machine{
-			s: s, id: id, addr: id + ".sim:1", path: filepath.Join(dir, id), disk: &simDisk{InmemStore: raft.NewInmemStore(), s: s},
+			s: s, id: id, addr: id + ".sim:1", path: filepath.Join(dir, id), fs: newFS(t), disk: &simDisk{InmemStore: raft.NewInmemStore(), s: s},
 		})
 	}
+	return s
+}
+
+// run turns all machines on.
+func (s *sim) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
 		s.elected(ctx)
 	}()
-	t.Cleanup(func() {
+	s.t.Cleanup(func() {
 		cancel()
 		<-watched
 		s.net.HealAll()
@@ -205,7 +224,6 @@ func newSim(t *testing.T, n int, seed uint64, b bugs) *sim {
 	for _, m := range s.machines {
 		m.start()
 	}
-	return s
 }
 
 func (s *sim) cluster() node.Cluster {
@@ -248,7 +266,7 @@ func (s *sim) settled() bool {
 	if l.up().replica.Linearizable(ctx) != nil {
 		return false
 	}
-	if a := l.up().replica.Audit(); a.Compared() && (a.Pending() || a.Changes > 0 || a.Doubtful()) {
+	if a := l.up().replica.Audit(); s.auditEvery < time.Hour && a.Compared() && (a.Pending() || a.Changes > 0 || a.Doubtful()) {
 		return false
 	}
 	for _, m := range s.machines {
@@ -266,7 +284,7 @@ func (s *sim) equal() {
 	}
 	var first [32]byte
 	for i, m := range s.machines {
-		sum, err := stateSum(m.path)
+		sum, err := stateSum(m.fs)
 		if err != nil {
 			s.fault("%s: %v", m.id, err)
 		}
@@ -284,15 +302,36 @@ func (quiet) Infof(string, ...any)      {}
 func (quiet) Errorf(string, ...any)     {}
 func (quiet) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 
-func stateSum(path string) (sum [32]byte, err error) {
-	dirs, err := filepath.Glob(filepath.Join(path, stateDir, "state-*"))
-	if err != nil || len(dirs) != 1 {
-		return sum, fmt.Errorf("%d states, %v", len(dirs), err)
+// onlyState is where the state in a machine's file system is.
+func onlyState(on vfs.FS) (string, error) { return stateIn(on, filepath.Join(root, stateDir)) }
+
+func stateIn(on vfs.FS, dir string) (string, error) {
+	all, err := on.List(dir)
+	all = slices.DeleteFunc(all, func(name string) bool { return !strings.HasPrefix(name, "state-") })
+	if err != nil || len(all) != 1 {
+		return "", fmt.Errorf("states %v, %v", all, err)
 	}
-	db, err := pebble.Open(dirs[0], &pebble.Options{ReadOnly: true, Logger: quiet{}})
+	return filepath.Join(dir, all[0]), nil
+}
+
+// stateSum is the hash of all that a machine's state holds.
+func stateSum(on vfs.FS) (sum [32]byte, err error) { return sumIn(on, filepath.Join(root, stateDir)) }
+
+func sumIn(on vfs.FS, dir string) (sum [32]byte, err error) {
+	dir, err = stateIn(on, dir)
 	if err != nil {
 		return sum, err
 	}
+	db, err := pebble.Open(dir, &pebble.Options{FS: on, ReadOnly: true, Logger: quiet{}, EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}})
+	if err != nil {
+		return sum, err
+	}
+	sum, err = contentSum(db)
+	return sum, errors.Join(err, db.Close())
+}
+
+// contentSum is the hash of all keys and values.
+func contentSum(db *pebble.DB) (sum [32]byte, err error) {
 	h := sha256.New()
 	it, err := db.NewIter(nil)
 	if err == nil {
@@ -304,5 +343,5 @@ func stateSum(path string) (sum [32]byte, err error) {
 		err = it.Close()
 	}
 	h.Sum(sum[:0])
-	return sum, errors.Join(err, db.Close())
+	return sum, err
 }

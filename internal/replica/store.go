@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// disk is where raft keeps its log, its term and its vote: raft-boltdb, or what a test puts in its
+// disk is where raft keeps its log, its term and its vote: a logFile, or what a test puts in its
 // place.
 type disk interface {
 	raft.LogStore

@@ -4,15 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/files"
 )
 
 // entries are command entries from one index to another.
@@ -386,9 +387,9 @@ func TestGuard_Hangs(t *testing.T) {
 
 // TestStore_Bolt: the layers hold on the real store, also after it was closed and opened again.
 func TestStore_Bolt(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "raft.db")
+	path := t.TempDir()
 	for round := range 2 {
-		b, err := openLog(path)
+		b, err := openLog(path, round == 0, files.FS{FS: vfs.Default}, path)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,34 @@
+package replica
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/raft"
+
+	"example.com/chat/internal/chaterr"
+)
+
+// prepare makes of what a node finds on its disk what raft can start with, or says why it cannot.
+// snapshot is the entry of the newest one, 0 for none.
+//
+// BootstrapCluster writes term 1 and then the first entry, and refuses when there is a term: a node
+// that was cut off from power between the two would wait for ever, and so would a cluster in which
+// that happened to all. Nobody votes in term 1 or hears of it.
+func prepare(logs raft.LogStore, stable raft.StableStore, snapshot uint64) error {
+	first, err := logs.FirstIndex()
+	if err != nil {
+		return err
+	}
+	// raft would look in vain for the configurations in between.
+	if first > snapshot+1 {
+		return fmt.Errorf("the log begins with entry %d, and the newest snapshot is that of entry %d: %w", first, snapshot, chaterr.ErrCorrupt)
+	}
+	term, err := stable.GetUint64([]byte(termKey))
+	if err != nil && !isNotFound(err) {
+		return err
+	}
+	if first == 0 && snapshot == 0 && term == 1 {
+		return stable.SetUint64([]byte(termKey), 0)
+	}
+	return nil
+}
