@@ -16,7 +16,6 @@ import (
 	"example.com/chat/fsm/state"
 	"example.com/chat/internal/chaterr"
 	"example.com/chat/internal/files"
-	"example.com/chat/internal/zaplog"
 )
 
 // stateDirs are "state-" and a number; the highest counts. A directory that is being built has a
@@ -45,27 +44,13 @@ type store struct {
 // it cannot go on.
 func openStore(fs files.FS, dir string, readOnly bool, log *zap.Logger, fault func(error)) (*store, error) {
 	opts := &pebble.Options{
-		FS:                 pebbleFS{fs.FS, fault},
-		ReadOnly:           readOnly,
-		DisableWAL:         true, // raft's log is the log
-		FormatMajorVersion: pebble.FormatValueSeparation,
-		MemTableSize:       16 << 20,
-		Logger:             zaplog.Pebble{L: log.Named("pebble"), Fatal: fault},
+		ReadOnly:     readOnly,
+		DisableWAL:   true, // raft's log is the log
+		MemTableSize: 16 << 20,
 	}
 	opts.Levels[0].FilterPolicy = bloom.FilterPolicy(10) // most operation ids are new
-	opts.EventListener = &pebble.EventListener{
-		// With its own log off, Pebble must not go on when it cannot flush: it would take writes
-		// until memory is full.
-		BackgroundError: func(err error) { fault(fmt.Errorf("pebble in %s: %w", dir, err)) },
-		DataCorruption: func(i pebble.DataCorruptionInfo) {
-			fault(fmt.Errorf("file %s: %w: %w", i.Path, chaterr.ErrCorrupt, i.Details))
-		},
-	}
-	db, err := openPebble(dir, opts)
+	db, err := files.OpenPebble(fs, dir, opts, log, fault)
 	if err != nil {
-		if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) {
-			err = fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
-		}
 		return nil, fmt.Errorf("open the state in %s: %w", dir, err)
 	}
 	return &store{fs: fs, dir: dir, db: db, users: 1, closed: make(chan struct{})}, nil

@@ -1,4 +1,4 @@
-package fsm
+package files
 
 import (
 	"errors"
@@ -9,8 +9,10 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
 
-	"example.com/chat/internal/files"
+	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/zaplog"
 )
 
 // pebbleFS is the file system under Pebble, and does two things that Pebble should.
@@ -31,7 +33,7 @@ func (fs pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error
 	if err != nil || !strings.HasPrefix(filepath.Base(name), "MANIFEST-") {
 		return f, err
 	}
-	if err := (files.FS{FS: fs.FS}).SyncDir(filepath.Dir(name)); err != nil {
+	if err := (FS{FS: fs.FS}).SyncDir(filepath.Dir(name)); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
@@ -58,6 +60,27 @@ func (d pebbleDir) Sync() error {
 		runtime.Goexit()
 	}
 	return nil
+}
+
+// OpenPebble opens the Pebble in a directory, with o, in which it fills in what is the same for all.
+// fault is told when it cannot go on; it must not wait. Damage is chaterr.ErrCorrupt.
+func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault func(error)) (*pebble.DB, error) {
+	o.FS = pebbleFS{fs.FS, fault}
+	o.FormatMajorVersion = pebble.FormatValueSeparation
+	o.Logger = zaplog.Pebble{L: log.Named("pebble"), Fatal: fault}
+	o.EventListener = &pebble.EventListener{
+		// Pebble must not go on when it cannot flush: without a log of its own it would take writes until
+		// memory is full.
+		BackgroundError: func(err error) { fault(fmt.Errorf("pebble in %s: %w", dir, err)) },
+		DataCorruption: func(i pebble.DataCorruptionInfo) {
+			fault(fmt.Errorf("file %s: %w: %w", i.Path, chaterr.ErrCorrupt, i.Details))
+		},
+	}
+	db, err := openPebble(dir, o)
+	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) {
+		err = fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
+	}
+	return db, err
 }
 
 // openPebble opens a Pebble on a goroutine that may be ended.
