@@ -4,18 +4,23 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/internal/chaterr"
 )
 
-// maxBackups is how many are made at once.
-const maxBackups = 2
+const (
+	// maxBackups is how many are made at once.
+	maxBackups = 2
+	// leaderTimeout is how long a backup waits for a leader. Without one it is made all the same.
+	leaderTimeout = 2 * time.Second
+)
 
-// Backup writes a snapshot of what this node has applied to w: the stream that fsm.Snapshots.Import
-// reads. The node works on meanwhile. It fails with chaterr.ErrOverloaded when there are two of them
-// already.
+// Backup writes a snapshot to w: the stream that fsm.Snapshots.Import reads. It has everything that was
+// acknowledged before, or, when no leader is reached, what this node has applied. The node works on
+// meanwhile. It fails with chaterr.ErrOverloaded when there are two of them already.
 func (r *Replica) Backup(ctx context.Context, w io.Writer) error {
 	if err := r.Err(); err != nil {
 		return err
@@ -26,6 +31,9 @@ func (r *Replica) Backup(ctx context.Context, w io.Writer) error {
 	default:
 		return chaterr.ErrOverloaded
 	}
+	wait, cancel := context.WithTimeout(ctx, leaderTimeout)
+	_ = r.Linearizable(wait) // else it is as the doc says
+	cancel()
 	e := r.raft.Load()
 	if e == nil {
 		return chaterr.ErrClosed
