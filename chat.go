@@ -103,7 +103,7 @@ func New(options Options) (*Node, error) {
 	}
 	n := &Node{o: o, hub: fanout.NewHub()}
 	var err error
-	if n.dir, err = replica.OpenDir(o.DataDir, o.NodeID); err != nil {
+	if n.dir, err = replica.OpenDir(o.DataDir, o.NodeID, o.LogStore); err != nil {
 		return nil, fmt.Errorf("chat: %w", err)
 	}
 	n.fsm, err = fsm.Open(fsm.Options{
@@ -378,14 +378,14 @@ func (n *Node) closeStorage() error {
 	return errors.Join(err, n.dir.Close())
 }
 
-// Backup writes a backup of everything that this node has applied, in one stream with checksums, at the pace
-// of w. The node works on meanwhile. The backup is whole when there is no error. Two can be made at
-// once; one more is refused.
+// Backup writes a backup of everything that was acknowledged before, in one stream with checksums, at the
+// pace of w; while no leader is reached, of what this node has applied. The node works on meanwhile. The
+// backup is whole when there is no error. Two can be made at once; one more is refused.
 func (n *Node) Backup(ctx context.Context, w io.Writer) error { return n.replica.Backup(ctx, w) }
 
 // BackupOptions say whom Backup asks. Address and, if the nodes have one, ClusterSecret are needed.
 type BackupOptions struct {
-	// Address is that of a node, the leader or not. The backup has what it has applied.
+	// Address is that of a node, the leader or not.
 	Address string
 	// ClusterName, ClusterSecret, PeerTLS and Dial are as in Options.
 	ClusterName   string

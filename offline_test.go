@@ -119,6 +119,78 @@ func TestBackup_Restore(t *testing.T) {
 	})
 }
 
+// TestBackup_Acknowledged: a backup from any node has what was acknowledged before, also from one that has yet
+// to hear that it is committed; and a node that reaches no leader backs up what it has.
+func TestBackup_Acknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 3, nil)
+		c.Ready()
+		alice := c.Login("alice")
+		size := func(n *clustertest.Node) uint64 {
+			var b bytes.Buffer
+			if err := n.Backup(t.Context(), &b); err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(t.TempDir(), "backup")
+			if err := os.WriteFile(file, b.Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			v, err := chat.Verify(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v.Applied
+		}
+		last := uint64(0)
+		for _, n := range c.Nodes {
+			if _, err := alice.Send(t.Context(), client.ToUser("alice"), client.Draft{Text: "x"}); err != nil {
+				t.Fatal(err)
+			}
+			leader := c.Leader().Status().Applied
+			if last = size(n); last < leader {
+				t.Errorf("the backup of %s ends at entry %d, and entry %d was acknowledged", n.Options.NodeID, last, leader)
+			}
+		}
+		for _, n := range c.Nodes[1:] {
+			n.Stop()
+		}
+		if got := size(c.Nodes[0]); got < last {
+			t.Errorf("alone: the backup ends at entry %d", got)
+		}
+	})
+}
+
+// TestMoveLog: a node whose log was moved goes on where it was, and one whose log is elsewhere says so.
+func TestMoveLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := clustertest.New(t, 3, nil)
+		c.Ready()
+		alice, n := c.Login("alice"), c.Nodes[0]
+		for _, to := range []chat.LogStore{chat.LogStoreBolt, chat.LogStorePebble} {
+			if err := chat.MoveLog(n.Options.DataDir, to); !errors.Is(err, chat.ErrDataDirInUse) {
+				t.Errorf("while the node runs: %v", err)
+			}
+			n.Stop()
+			if err := chat.MoveLog(n.Options.DataDir, to); err != nil {
+				t.Fatal(err)
+			}
+			wrong := n.Options
+			wrong.LogStore = map[chat.LogStore]chat.LogStore{chat.LogStoreBolt: chat.LogStorePebble, chat.LogStorePebble: chat.LogStoreBolt}[to]
+			if _, err := chat.New(wrong); err == nil || !strings.Contains(err.Error(), "has its log in "+string(to)) {
+				t.Errorf("with another store: %v", err)
+			}
+			n.Start()
+			if err := n.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := alice.Send(t.Context(), client.ToUser("alice"), client.Draft{Text: string(to)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Converged()
+	})
+}
+
 // TestBackup_Refused: who does not know the secret gets nothing.
 func TestBackup_Refused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"example.com/chat/internal/node"
+	"example.com/chat/internal/replica"
 )
 
 // Options say who a node is and how it finds the others. New copies them. The zero value of a
@@ -79,6 +80,11 @@ type Options struct {
 	// differ between nodes.
 	DiskTimeout time.Duration
 
+	// LogStore is what keeps raft's entries; empty for what a DataDir has, and LogStorePebble in a new one.
+	// It is refused when the DataDir has the other: MoveLog moves them while the node is stopped. May
+	// differ between nodes.
+	LogStore LogStore
+
 	// ProposeTimeout bounds how long a change waits to be committed, within the caller's deadline; 0
 	// means 10 s. What takes longer is answered with ErrUnknownOutcome. May differ between nodes.
 	ProposeTimeout time.Duration
@@ -95,6 +101,27 @@ type Options struct {
 	// StableFor is how long a newcomer must have kept up before it votes; 0 means 2 s. All nodes should
 	// agree.
 	StableFor time.Duration
+}
+
+// LogStore is what keeps raft's entries in a data directory. raft-boltdb keeps the term and the vote in
+// either case.
+type LogStore = replica.LogStore
+
+const (
+	// LogStorePebble appends to segments: one fsync for all that is written together.
+	LogStorePebble = replica.LogStorePebble
+	// LogStoreBolt is raft-boltdb: one file, and two fsyncs.
+	LogStoreBolt = replica.LogStoreBolt
+)
+
+// MoveLog moves raft's entries in the data directory of a stopped node to another store. Whenever it is
+// interrupted, the directory is whole, and it can be called again. A running node's directory is
+// ErrDataDirInUse. It waits for the disk.
+func MoveLog(dataDir string, to LogStore) error {
+	if err := replica.MoveLog(dataDir, to); err != nil {
+		return fmt.Errorf("chat: %w", err)
+	}
+	return nil
 }
 
 // minSecret is how long a cluster secret must be, in bytes.
@@ -159,6 +186,7 @@ func (o Options) validate() error {
 	fault(len(o.ClusterSecret) == 0 && o.PeerTLS == nil && !isLoopback(o.Advertise), "Advertise %q is not a loopback address, so peers must prove who they are: want ClusterSecret, or PeerTLS with certificates for node ids", o.Advertise)
 	fault(o.Heartbeat < 50*time.Millisecond, "Heartbeat %v: want 50ms or more", o.Heartbeat)
 	fault(o.DiskTimeout < 100*time.Millisecond, "DiskTimeout %v: want 100ms or more", o.DiskTimeout)
+	fault(o.LogStore != "" && o.LogStore != LogStorePebble && o.LogStore != LogStoreBolt, "LogStore %q: want %q or %q", o.LogStore, LogStorePebble, LogStoreBolt)
 	fault(o.ProposeTimeout < 0, "ProposeTimeout %v: want 0 or more", o.ProposeTimeout)
 	fault(o.MaxPending < 0 || o.MaxPendingBytes < 0, "MaxPending %d, MaxPendingBytes %d: want 0 or more", o.MaxPending, o.MaxPendingBytes)
 	fault(o.MaxVoters < 1 || o.MaxVoters%2 == 0, "MaxVoters %d: want an odd number", o.MaxVoters)

@@ -52,6 +52,7 @@ const help = `standalone runs chat.
   standalone restore --from FILE --id ID --port P --data-dir D begin a new cluster with a backup
   standalone recover --data-dir D [--yes]                      go on alone when the quorum is lost for good
   standalone replay --data-dir COPY                            try an upgrade on a copied directory
+  standalone move-log --data-dir DIR --to pebble|bolt          keep a stopped node's log in the other store
 
 Environment:
   CHAT_CLUSTER_SECRET   32 bytes or more that all nodes share; without it a node speaks only to

@@ -39,6 +39,7 @@ var tools = map[string]tool{
 		"without --yes it only says what it would do", recoverNode},
 	"replay": {"--data-dir COPY", "apply a stopped node's log to its state with this version, on a copy of the directory, and print " +
 		"the hashes, to try an upgrade", replay},
+	"move-log": {"--data-dir DIR --to pebble|bolt", "keep a stopped node's raft log in the other store", moveLog},
 }
 
 // runTool runs the subcommand that args begin with; ok is false when there is none.
@@ -53,7 +54,7 @@ func runTool(ctx context.Context, args []string, out io.Writer) (ok bool, err er
 	t := &toolFlags{FlagSet: flag.NewFlagSet(args[0], flag.ContinueOnError), usage: x.usage}
 	t.SetOutput(io.Discard)
 	t.StringVar(&t.from, "from", "", "a node's `address`, host:port, or a backup")
-	t.StringVar(&t.to, "to", "", "the `file` for the backup, which must not be there")
+	t.StringVar(&t.to, "to", "", "the `file` for the backup, which must not be there, or the store")
 	t.StringVar(&t.id, "id", "", "the node's `name`")
 	t.StringVar(&t.host, "host", "localhost", "the `host` at which others will reach the node")
 	t.IntVar(&t.port, "port", 0, "the `port` at which others will reach the node")
@@ -187,5 +188,16 @@ func replay(_ context.Context, t *toolFlags, out io.Writer) error {
 		return err
 	}
 	_, err = fmt.Fprintf(out, "entries %d to %d applied; level %d, hash %016x, records %x\n", r.From+1, r.To, r.Level, r.Hash, r.Content)
+	return err
+}
+
+func moveLog(_ context.Context, t *toolFlags, out io.Writer) error {
+	if err := t.need("data-dir", "to"); err != nil {
+		return err
+	}
+	if err := chat.MoveLog(t.dataDir, chat.LogStore(t.to)); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "%s has its log in %s\n", t.dataDir, t.to)
 	return err
 }

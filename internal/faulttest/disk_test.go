@@ -165,7 +165,7 @@ func TestDisk(t *testing.T) {
 				start, longest, sent := time.Now(), time.Duration(0), 0
 				for more := 20; more > 0; sent++ {
 					begun := time.Now()
-					if _, err := c.Send(ctx, client.ToRoom(room), client.Draft{Text: fmt.Sprint(sent)}); err != nil {
+					if _, err := c.Send(ctx, client.ToRoom(room), client.Draft{Text: text(sent)}); err != nil {
 						t.Fatal(err)
 					}
 					longest = max(longest, time.Since(begun))
@@ -183,8 +183,8 @@ func TestDisk(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if n++; m.Text != fmt.Sprint(sent-n) { // the newest first
-						t.Fatalf("message %d is %q", n, m.Text)
+					if n++; m.Text != text(sent-n) { // the newest first
+						t.Fatalf("message %d is %.20q", n, m.Text)
 					}
 				}
 				if n != sent {
@@ -194,6 +194,10 @@ func TestDisk(t *testing.T) {
 		}
 	}
 }
+
+// text is that of a message: a long one, for raft's log has the room for some megabytes before it finds
+// that a volume is full.
+func text(i int) string { return fmt.Sprintf("%d%8000s", i, "") }
 
 // enter makes a user and a room.
 func enter(ctx context.Context, t *testing.T, c *client.Client) (room string) {

@@ -35,12 +35,12 @@ func Check(dir string, log *zap.Logger) (c Checked, err error) {
 		report(fmt.Errorf("%s: %w: there is none", filepath.Join(dir, identityFile), chaterr.ErrCorrupt))
 	}
 	c.NodeID, c.ClusterID = d.id.NodeID, d.id.ClusterID
-	name := filepath.Join(dir, logFileName)
+	name := filepath.Join(dir, boltFile)
 	e := safely(func() (e error) {
 		if e = wholeLog(name); e != nil {
 			return e
 		}
-		c.First, c.Last, e = checkLog(dir, d.fs, report)
+		c.First, c.Last, e = checkLog(place{dir, files.FS{FS: d.fs}, dir, d.id.logStore()}, report)
 		return e
 	})
 	if errors.Is(e, chaterr.ErrDataDirInUse) {
@@ -61,9 +61,12 @@ func Check(dir string, log *zap.Logger) (c Checked, err error) {
 }
 
 // checkLog reads raft's log, term and vote, page by page and entry by entry.
-func checkLog(dir string, on vfs.FS, report func(error)) (first, last uint64, err error) {
-	name := filepath.Join(dir, logFileName)
-	file, err := readLog(name, files.FS{FS: on}, dir, true)
+func checkLog(at place, report func(error)) (first, last uint64, err error) {
+	name := at.bolt()
+	if at.store == LogStorePebble {
+		name = at.pebble()
+	}
+	file, err := at.read(false, true)
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return 0, 0, fmt.Errorf("%s: %w", name, chaterr.ErrDataDirInUse)
 	}
@@ -92,14 +95,14 @@ func checkLog(dir string, on vfs.FS, report func(error)) (first, last uint64, er
 	}
 	now, err := logs.GetUint64([]byte(termKey))
 	if err != nil && !isNotFound(err) {
-		report(fmt.Errorf("%s: the term: %w", name, err))
+		report(fmt.Errorf("%s: the term: %w", at.bolt(), err))
 	}
 	voted, err := logs.GetUint64([]byte(voteTermKey))
 	if err != nil && !isNotFound(err) {
-		report(fmt.Errorf("%s: the vote: %w", name, err))
+		report(fmt.Errorf("%s: the vote: %w", at.bolt(), err))
 	}
 	if now < max(term, voted) {
-		report(fmt.Errorf("%s: %w: the term is %d, with entries of term %d and a vote in term %d", name, chaterr.ErrCorrupt, now, term, voted))
+		report(fmt.Errorf("%s: %w: the term is %d, with entries of term %d and a vote in term %d", at.bolt(), chaterr.ErrCorrupt, now, term, voted))
 	}
 	return first, last, nil
 }

@@ -23,8 +23,11 @@ var (
 	cutSeed = flag.Uint64("cutseed", 1, "what is left of what was not synced")
 )
 
+var logStores = []LogStore{LogStoreBolt, LogStorePebble}
+
 // chronicle is what one machine did, and what a power cut at each place would have left of it.
 type chronicle struct {
+	store  LogStore
 	cuts   []cut
 	left   cut // by an orderly end
 	log    map[uint64]*raft.Log
@@ -34,11 +37,11 @@ type chronicle struct {
 }
 
 // record has a machine carry out commands, take snapshots, forget entries, and stop and start.
-func record(t *testing.T, commands int, seed uint64) *chronicle {
-	h := &chronicle{}
+func record(t *testing.T, store LogStore, commands int, seed uint64) *chronicle {
+	h := &chronicle{store: store}
 	synctest.Test(t, func(t *testing.T) {
 		s := makeSim(t, 1, 1, bugs{})
-		s.auditEvery = 24 * time.Hour
+		s.auditEvery, s.logStore = 24*time.Hour, store
 		m := s.machines[0]
 		p := m.plug(seed)
 		p.keep = true
@@ -93,10 +96,14 @@ func (h *chronicle) replay(t *testing.T) {
 // starts again; its log holds what was written or what was being written; and it has every command
 // that anybody was told of, once: its state is that of its log, key by key.
 func TestPower_EveryWrite(t *testing.T) {
-	h := record(t, 200, *cutSeed)
-	t.Logf("%d places to cut the power at", len(h.cuts))
-	for i := 0; i < len(h.cuts); i += *cuts {
-		synctest.Test(t, func(t *testing.T) { h.restart(t, &h.cuts[i]) })
+	for _, store := range logStores {
+		t.Run(string(store), func(t *testing.T) {
+			h := record(t, store, 200, *cutSeed)
+			t.Logf("%d places to cut the power at", len(h.cuts))
+			for i := 0; i < len(h.cuts); i += *cuts {
+				synctest.Test(t, func(t *testing.T) { h.restart(t, &h.cuts[i]) })
+			}
+		})
 	}
 }
 
@@ -108,7 +115,7 @@ func (h *chronicle) restart(t *testing.T, c *cut) {
 		}
 	}()
 	s := makeSim(t, 1, 1, bugs{})
-	s.auditEvery = 24 * time.Hour
+	s.auditEvery, s.logStore = 24*time.Hour, h.store
 	s.votes = maps.Clone(h.votes)
 	m := s.machines[0]
 	if err := m.restore(c); err != nil {
@@ -159,42 +166,47 @@ func like(a, b head) bool {
 // write, while clients send: every machine comes back, every acknowledged message is there once on all
 // of them, and their states are equal, key by key.
 func TestPower_Cluster(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := makeSim(t, 3, *cutSeed, bugs{})
-		r := rand.New(rand.NewPCG(*cutSeed, 8))
-		for i, m := range s.machines {
-			m.plug(uint64(i))
-		}
-		s.run()
-		l := startLoad(s, 3)
-		for i := 0; i < 60 && !s.broken(); i++ {
-			m := s.machines[i%3]
-			m.power.cutIn(1 + r.IntN(60))
-			for start := time.Now(); m.power.left() == nil && time.Since(start) < time.Minute; {
-				time.Sleep(10 * time.Millisecond)
-				if n := m.up(); r.IntN(20) == 0 && n.replica.Err() == nil {
-					n.replica.raft.Load().Snapshot()
-				}
+	for _, store := range logStores {
+		t.Run(string(store), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { cutCluster(t, store) }) })
+	}
+}
+
+func cutCluster(t *testing.T, store LogStore) {
+	s := makeSim(t, 3, *cutSeed, bugs{})
+	s.logStore = store
+	r := rand.New(rand.NewPCG(*cutSeed, 8))
+	for i, m := range s.machines {
+		m.plug(uint64(i))
+	}
+	s.run()
+	l := startLoad(s, 3)
+	for i := 0; i < 60 && !s.broken(); i++ {
+		m := s.machines[i%3]
+		m.power.cutIn(1 + r.IntN(60))
+		for start := time.Now(); m.power.left() == nil && time.Since(start) < time.Minute; {
+			time.Sleep(10 * time.Millisecond)
+			if n := m.up(); r.IntN(20) == 0 && n.replica.Err() == nil {
+				n.replica.raft.Load().Snapshot()
 			}
-			c := m.power.left()
-			if c == nil {
-				t.Fatalf("%s writes nothing", m.id)
-			}
-			m.crash()
-			if err := m.restore(c); err != nil {
-				t.Fatal(err)
-			}
-			m.plug(uint64(i + 3))
-			m.start()
-			waitFor(t, "somebody leads after "+c.op, func() bool { return s.leader() != nil })
 		}
-		l.end()
-		if !s.broken() {
-			s.equal()
+		c := m.power.left()
+		if c == nil {
+			t.Fatalf("%s writes nothing", m.id)
 		}
-		for _, f := range s.faults {
-			t.Error(f)
+		m.crash()
+		if err := m.restore(c); err != nil {
+			t.Fatal(err)
 		}
-		t.Logf("%d messages were acknowledged", len(l.acked))
-	})
+		m.plug(uint64(i + 3))
+		m.start()
+		waitFor(t, "somebody leads after "+c.op, func() bool { return s.leader() != nil })
+	}
+	l.end()
+	if !s.broken() {
+		s.equal()
+	}
+	for _, f := range s.faults {
+		t.Error(f)
+	}
+	t.Logf("%d messages were acknowledged", len(l.acked))
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,16 +29,18 @@ const lockTimeout = time.Second
 
 const (
 	identityFile   = "node.json"
-	identityFormat = 1
-	logFileName    = "raft.db"
+	identityFormat = 2 // 1 knows raft.db alone
+	boltFile       = "raft.db"
+	pebbleDir      = "log"
 	stateDir       = "fsm"
 )
 
 // Dir is a node's data directory:
 //
 //	node.json  who the node is and which cluster it belongs to
-//	raft.db    raft's log, term and vote; locked while it is open
-//	raft.head  what raft.db must hold at least
+//	raft.db    raft's term and vote, and its entries, unless log/ has them; locked while it is open
+//	log/       raft's entries
+//	raft.head  what the two must hold at least
 //	fsm/       state and snapshots
 //
 // Only the owner may read it: it holds password hashes and messages. It is safe for concurrent use.
@@ -59,7 +62,10 @@ type identity struct {
 	Promised  string        `json:"promised,omitempty"`   // the highest attempt to form a cluster
 	ClusterID string        `json:"cluster_id,omitempty"` // empty while the node has no state
 	Servers   []serverEntry `json:"servers,omitempty"`    // what the cluster was formed with
+	LogStore  LogStore      `json:"log_store,omitempty"`  // empty for raft-boltdb
 }
+
+func (id identity) logStore() LogStore { return cmp.Or(id.LogStore, LogStoreBolt) }
 
 type serverEntry struct {
 	ID       string `json:"id"`
@@ -68,17 +74,18 @@ type serverEntry struct {
 }
 
 // OpenDir opens the data directory of a node, or makes it, and locks it. Without a node id it opens that
-// of any node. It fails with chaterr.ErrOtherNode, chaterr.ErrDataDirInUse, chaterr.ErrUpgradeNeeded or
+// of any node. Without a log store it opens a directory with any, and makes one with DefaultLogStore. It
+// fails with chaterr.ErrOtherNode, chaterr.ErrDataDirInUse, chaterr.ErrUpgradeNeeded or
 // chaterr.ErrCorrupt, and has changed nothing then.
-func OpenDir(path, nodeID string) (*Dir, error) {
+func OpenDir(path, nodeID string, store LogStore) (*Dir, error) {
 	if err := privateDir(path); err != nil {
 		return nil, err
 	}
-	return openDir(vfs.Default, path, path, nodeID)
+	return openDir(vfs.Default, path, path, nodeID, store)
 }
 
 // openDir has the log in a directory of the machine and everything else on a file system.
-func openDir(on vfs.FS, path, logDir, nodeID string) (*Dir, error) {
+func openDir(on vfs.FS, path, boltDir, nodeID string, store LogStore) (*Dir, error) {
 	d := &Dir{path: path, fs: files.NewWatched(on)}
 	found, err := d.read()
 	if err != nil {
@@ -87,12 +94,19 @@ func openDir(on vfs.FS, path, logDir, nodeID string) (*Dir, error) {
 	if found && nodeID != "" && d.id.NodeID != nodeID {
 		return nil, fmt.Errorf("%s is the data directory of node %q, not of %q: %w", path, d.id.NodeID, nodeID, chaterr.ErrOtherNode)
 	}
+	if found && store != "" && d.id.logStore() != store {
+		return nil, fmt.Errorf("%s has its log in %s, not in %s: move it first, while the node is stopped", path, d.id.logStore(), store)
+	}
+	if found {
+		store = d.id.logStore()
+	}
+	store = cmp.Or(store, DefaultLogStore)
 	// node.json is made last: beside it, a log that is missing was lost, and the node's votes with it.
-	if d.log, err = openLog(logDir, !found, files.FS{FS: d.fs}, path); err != nil {
+	if d.log, err = (place{boltDir, files.FS{FS: d.fs}, path, store}).open(!found); err != nil {
 		return nil, err
 	}
-	if err = removeUnfinished(logDir); err == nil {
-		err = d.settle(found, nodeID)
+	if err = removeUnfinished(boltDir); err == nil {
+		err = d.settle(found, nodeID, store)
 	}
 	if err != nil {
 		return nil, errors.Join(err, d.log.Close())
@@ -101,7 +115,7 @@ func openDir(on vfs.FS, path, logDir, nodeID string) (*Dir, error) {
 }
 
 // settle makes what a directory has beside the log, or reads it again, now that nobody else can write.
-func (d *Dir) settle(found bool, nodeID string) error {
+func (d *Dir) settle(found bool, nodeID string, store LogStore) error {
 	if err := (files.FS{FS: d.fs}).MakeDir(d.StateDir()); err != nil {
 		return err
 	}
@@ -112,7 +126,7 @@ func (d *Dir) settle(found bool, nodeID string) error {
 	if last, err := d.log.LastIndex(); last > 0 || err != nil {
 		return errors.Join(fmt.Errorf("%s is missing, and raft's log has entries: %w", filepath.Join(d.path, identityFile), chaterr.ErrCorrupt), err)
 	}
-	d.id = identity{Format: identityFormat, NodeID: nodeID, Instance: rand.Text()}
+	d.id = identity{Format: identityFormat, NodeID: nodeID, Instance: rand.Text(), LogStore: store}
 	return d.write(d.id)
 }
 
@@ -235,7 +249,7 @@ func (d *Dir) read() (found bool, err error) {
 	if err := json.Unmarshal([]byte(text), &d.id); err != nil {
 		return false, fmt.Errorf("%s: %w: %w", name, chaterr.ErrCorrupt, err)
 	}
-	if d.id.Format != identityFormat {
+	if d.id.Format < 1 || d.id.Format > identityFormat {
 		return false, fmt.Errorf("%s has format %d, this binary knows format %d: %w", name, d.id.Format, identityFormat, chaterr.ErrUpgradeNeeded)
 	}
 	return true, nil
@@ -271,6 +285,6 @@ func (d *Dir) Close() error {
 	case err := <-done:
 		return err
 	case <-time.After(endTime):
-		return fmt.Errorf("%s has not closed within %v: a call of the disk hangs", filepath.Join(d.path, logFileName), endTime)
+		return fmt.Errorf("%s has not closed within %v: a call of the disk hangs", filepath.Join(d.path, boltFile), endTime)
 	}
 }

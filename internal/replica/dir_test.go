@@ -30,7 +30,7 @@ func TestOpenDir_Refuses(t *testing.T) {
 			}
 		}, "a", chaterr.ErrCorrupt},
 		"a newer format": {func(t *testing.T, path string) {
-			text := `{"format":2,"node_id":"a","instance":"x"}`
+			text := `{"format":3,"node_id":"a","instance":"x"}`
 			if err := os.WriteFile(filepath.Join(path, identityFile), []byte(text+"\n"+checksum(text)+"\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -38,7 +38,7 @@ func TestOpenDir_Refuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "data", "a")
-			d, err := OpenDir(path, "a")
+			d, err := OpenDir(path, "a", "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,7 +50,7 @@ func TestOpenDir_Refuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := OpenDir(path, tt.id); !errors.Is(err, tt.want) {
+			if _, err := OpenDir(path, tt.id, ""); !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
 			after, err := os.ReadFile(filepath.Join(path, identityFile))
@@ -64,17 +64,17 @@ func TestOpenDir_Refuses(t *testing.T) {
 // TestOpenDir_Locked: two nodes never work in one directory.
 func TestOpenDir_Locked(t *testing.T) {
 	path := t.TempDir()
-	d, err := OpenDir(path, "a")
+	d, err := OpenDir(path, "a", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenDir(path, "a"); !errors.Is(err, chaterr.ErrDataDirInUse) {
+	if _, err := OpenDir(path, "a", ""); !errors.Is(err, chaterr.ErrDataDirInUse) {
 		t.Errorf("got %v", err)
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if d, err = OpenDir(path, "a"); err != nil {
+	if d, err = OpenDir(path, "a", ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(); err != nil {
@@ -85,7 +85,7 @@ func TestOpenDir_Locked(t *testing.T) {
 // TestOpenDir_Private: others on the machine cannot read it, and one that they can read is refused.
 func TestOpenDir_Private(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data")
-	d, err := OpenDir(path, "a")
+	d, err := OpenDir(path, "a", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,14 +108,14 @@ func TestOpenDir_Private(t *testing.T) {
 	if err := os.Chmod(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenDir(path, "a"); err == nil {
+	if _, err := OpenDir(path, "a", ""); err == nil {
 		t.Error("a directory that others can read was taken")
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenDir(file, "a"); err == nil {
+	if _, err := OpenDir(file, "a", ""); err == nil {
 		t.Error("a file was taken")
 	}
 }
@@ -124,7 +124,7 @@ func TestOpenDir_Private(t *testing.T) {
 // of the directory.
 func TestDir_Durable(t *testing.T) {
 	path := t.TempDir()
-	d, err := OpenDir(path, "a")
+	d, err := OpenDir(path, "a", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestDir_Durable(t *testing.T) {
 	if err := errors.Join(d.Promise("7.a"), d.Adopt(c), d.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if d, err = OpenDir(path, "a"); err != nil {
+	if d, err = OpenDir(path, "a", ""); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = d.Close() }()
@@ -141,7 +141,7 @@ func TestDir_Durable(t *testing.T) {
 	if d.Instance() != instance || d.Promised() != "7.a" || got.ID != "c" || len(got.Servers) != 2 || got.Servers[1].Address != "y:1" {
 		t.Errorf("got %q, %q, %+v", d.Instance(), d.Promised(), got)
 	}
-	other, err := OpenDir(t.TempDir(), "a")
+	other, err := OpenDir(t.TempDir(), "a", "")
 	if err != nil {
 		t.Fatal(err)
 	}

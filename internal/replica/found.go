@@ -56,7 +56,7 @@ func found(dir, nodeID, addr, cluster string, endSessions bool, log *zap.Logger,
 	if err := os.RemoveAll(work); err != nil { // of an attempt that was interrupted
 		return "", err
 	}
-	d, err := OpenDir(work, nodeID)
+	d, err := OpenDir(work, nodeID, "")
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +135,7 @@ func Recover(ctx context.Context, dir string, log *zap.Logger, confirm func(Reco
 	if _, err := os.Stat(filepath.Join(dir, identityFile)); err != nil {
 		return r, fmt.Errorf("%s is no data directory: %w", dir, err)
 	}
-	d, err := OpenDir(dir, "")
+	d, err := OpenDir(dir, "", "")
 	if err != nil {
 		return r, err
 	}

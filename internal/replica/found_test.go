@@ -29,7 +29,7 @@ func TestRecover_Refuses(t *testing.T) {
 	defer other.Close()
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "a")
-	d, err := OpenDir(dir, "a")
+	d, err := OpenDir(dir, "a", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestCheck_Finds(t *testing.T) {
 		}, chaterr.ErrCorrupt, identityFile},
 		"an entry": {func(d *Dir, _ string) error {
 			return d.log.disk.StoreLogs([]*raft.Log{{Index: 7, Term: 1, Extensions: make([]byte, 4)}})
-		}, chaterr.ErrCorrupt, logFileName},
+		}, chaterr.ErrCorrupt, "entry 7"},
 		"a gap": {func(d *Dir, _ string) error {
 			return d.log.disk.StoreLogs([]*raft.Log{{Index: 12, Term: 1}})
 		}, chaterr.ErrCorrupt, "after entry 10"},
@@ -92,14 +92,14 @@ func TestCheck_Finds(t *testing.T) {
 		"a term that goes back": {func(d *Dir, _ string) error {
 			return checksums{d.log}.StoreLogs([]*raft.Log{{Index: 11, Term: 0}})
 		}, chaterr.ErrCorrupt, "entry 11"},
-		"an old term": {func(d *Dir, _ string) error { return checksums{d.log}.SetUint64([]byte(termKey), 0) }, chaterr.ErrCorrupt, logFileName},
+		"an old term": {func(d *Dir, _ string) error { return checksums{d.log}.SetUint64([]byte(termKey), 0) }, chaterr.ErrCorrupt, boltFile},
 		"a log without its beginning": {func(d *Dir, _ string) error {
 			return d.log.DeleteRange(1, 5)
 		}, chaterr.ErrCorrupt, "begins at entry 6"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "a")
-			d, err := OpenDir(path, "a")
+			d, err := OpenDir(path, "a", "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +110,7 @@ func TestCheck_Finds(t *testing.T) {
 			if c, err := Check(path, zap.NewNop()); err != nil || c.First != 1 || c.Last != 10 || c.NodeID != "a" {
 				t.Fatalf("%+v, %v", c, err)
 			}
-			if d, err = OpenDir(path, "a"); err != nil {
+			if d, err = OpenDir(path, "a", ""); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := Check(path, zap.NewNop()); !errors.Is(err, chaterr.ErrDataDirInUse) {

@@ -22,16 +22,18 @@ import (
 	"example.com/chat/internal/files"
 )
 
-// logFile is raft-boltdb, which keeps raft's log, term and vote, with a witness. bbolt has no checksums
-// below its two meta pages: a bit that flips in a page can take entries away, the last ones too, or the
-// vote, and nothing shows that they were there. So a file beside it says what there must be.
+// logFile is what keeps raft's entries, and raft-boltdb, which keeps its term and vote, with a witness.
+// bbolt has no checksums below its two meta pages: a bit that flips in a page can take entries away, the
+// last ones too, or the vote, and nothing shows that they were there. Pebble takes damage at the end of a
+// segment for a write that a power cut has torn. So a file beside them says what there must be.
 //
 // It costs no fsync: it is written after the transaction, so a power cut leaves one that promises less,
 // never more. Only before what it promises is taken back it is lowered and synced. logFile is safe for
 // concurrent use.
 type logFile struct {
-	disk    // the store below; a test puts something around it
+	disk    // the stores below; a test puts something around them
 	bolt    *raftboltdb.BoltStore
+	pebble  *pebbleLog // nil when the other has the entries
 	witness vfs.File
 
 	write sync.Mutex // held for a change
@@ -40,6 +42,18 @@ type logFile struct {
 }
 
 var _ disk = (*logFile)(nil)
+
+// LogStore is what keeps raft's entries.
+type LogStore string
+
+// The stores. raft-boltdb keeps term and vote in either case.
+const (
+	LogStoreBolt   LogStore = "bolt"
+	LogStorePebble LogStore = "pebble"
+)
+
+// DefaultLogStore is that of a directory that is made for nobody who says another one.
+const DefaultLogStore = LogStorePebble
 
 // witnessFile has the head, of at most a sector, which a disk writes as a whole.
 const witnessFile = "raft.head"
@@ -113,47 +127,78 @@ func ends(path string, readOnly bool) (first, last uint64, err error) {
 				return fmt.Errorf("no log: %w", chaterr.ErrCorrupt)
 			}
 			c := b.Cursor()
-			for k, _ := c.First(); k != nil; k, _ = c.Next() {
-				if len(k) != 8 || first != 0 && binary.BigEndian.Uint64(k) != last+1 {
-					return fmt.Errorf("the log has %x after entry %d: %w", k, last, chaterr.ErrCorrupt)
-				}
-				if last = binary.BigEndian.Uint64(k); first == 0 {
-					first = last
-				}
+			for k, _ := c.First(); k != nil && err == nil; k, _ = c.Next() {
+				first, last, err = follows(first, last, k)
 			}
-			return nil
+			return err
 		})
 	})
 	return first, last, errors.Join(err, safely(db.Close))
 }
 
-// loadLog opens a log whose pages are whole, and compares it with its witness, which it goes on with.
-func loadLog(path string, on files.FS, dir string) (*logFile, error) {
-	l, err := readLog(path, on, dir, false)
+// place is where a log is.
+type place struct {
+	dir   string   // of raft.db, on the machine
+	files files.FS // of everything else
+	path  string   // there
+	store LogStore
+}
+
+func (p place) bolt() string    { return filepath.Join(p.dir, boltFile) }
+func (p place) pebble() string  { return filepath.Join(p.path, pebbleDir) }
+func (p place) witness() string { return filepath.Join(p.path, witnessFile) }
+
+// load opens a log whose pages are whole, and compares it with its witness, which it goes on with.
+func (p place) load(create bool) (*logFile, error) {
+	l, err := p.read(create, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := safely(func() error { return l.callWitness(on, filepath.Join(dir, witnessFile)) }); err != nil {
+	if err := safely(func() error { return l.callWitness(p.files, p.witness()) }); err != nil {
 		return nil, errors.Join(err, safely(l.Close))
 	}
 	return l, nil
 }
 
-// readLog is loadLog without the change that it makes.
-func readLog(path string, on files.FS, dir string, readOnly bool) (*logFile, error) {
-	first, last, err := ends(path, readOnly)
+// read opens a log, and compares it with its witness.
+func (p place) read(create, readOnly bool) (*logFile, error) {
+	first, last, err := ends(p.bolt(), readOnly)
 	if err != nil {
 		return nil, err
 	}
-	s, err := openStore(path, readOnly)
+	s, err := openStore(p.bolt(), readOnly)
 	if err != nil {
 		return nil, err
 	}
-	l := &logFile{disk: s, bolt: s, head: head{Format: headFormat, First: first, Last: last, Values: map[string][]byte{}}}
-	if err := safely(func() error { return l.compare(on, filepath.Join(dir, witnessFile)) }); err != nil {
+	l := &logFile{disk: s, bolt: s}
+	err = safely(func() (err error) {
+		if p.store == LogStorePebble {
+			first, last, err = l.usePebble(p, create, readOnly)
+		}
+		l.head = head{Format: headFormat, First: first, Last: last, Values: map[string][]byte{}}
+		return errors.Join(err, l.compare(p.files, p.witness()))
+	})
+	if err != nil {
 		return nil, errors.Join(err, safely(l.Close))
 	}
 	return l, nil
+}
+
+// usePebble has the log keep its entries in a Pebble.
+func (l *logFile) usePebble(p place, create, readOnly bool) (first, last uint64, err error) {
+	if create {
+		if err := p.files.MakeDir(p.pebble()); err != nil {
+			return 0, 0, err
+		}
+	}
+	if l.pebble, err = openPebbleLog(p.files, p.pebble(), create, readOnly); err != nil {
+		return 0, 0, err
+	}
+	l.disk = struct {
+		raft.LogStore
+		raft.StableStore
+	}{l.pebble, l.bolt}
+	return l.pebble.ends()
 }
 
 // compare reads the witness. One that is missing or damaged promises nothing.
@@ -321,5 +366,8 @@ func (l *logFile) Close() error {
 	if l.witness != nil {
 		err = l.witness.Close()
 	}
-	return errors.Join(err, l.bolt.Close())
+	if l.pebble != nil {
+		err = errors.Join(err, l.pebble.Close())
+	}
+	return errors.Join(err, l.bolt.Close()) // last: it has the lock
 }

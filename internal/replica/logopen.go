@@ -11,16 +11,14 @@ import (
 	"go.etcd.io/bbolt"
 
 	"example.com/chat/internal/chaterr"
-	"example.com/chat/internal/files"
 )
 
-// openLog opens the log file of a directory, which is made beside it first, if create is set: what a
-// power cut leaves of a file that bbolt is beginning is none that bbolt opens. Its witness is in another
-// directory, of a file system that may be another one.
-func openLog(dir string, create bool, on files.FS, witnessDir string) (*logFile, error) {
-	path := filepath.Join(dir, logFileName)
+// open opens the log, which is made first if create is set: raft.db beside it, for what a power cut leaves
+// of a file that bbolt is beginning is none that bbolt opens.
+func (p place) open(create bool) (*logFile, error) {
+	path := p.bolt()
 	if _, err := os.Stat(path); create && errors.Is(err, fs.ErrNotExist) {
-		if err := makeLog(dir, path); err != nil {
+		if err := makeLog(p.dir, path); err != nil {
 			return nil, fmt.Errorf("make raft's log: %w", err)
 		}
 	} else if err != nil {
@@ -29,7 +27,7 @@ func openLog(dir string, create bool, on files.FS, witnessDir string) (*logFile,
 	if err := wholeLog(path); err != nil {
 		return nil, fmt.Errorf("raft's log %s: %w", path, err)
 	}
-	l, err := loadLog(path, on, witnessDir)
+	l, err := p.load(create)
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, fmt.Errorf("%s: %w", path, chaterr.ErrDataDirInUse)
 	}
@@ -81,7 +79,7 @@ func openStore(path string, readOnly bool) (*raftboltdb.BoltStore, error) {
 // makeLog makes an empty log under another name, and gives it its own when it is whole. Another
 // process may do the same: a link never replaces a file.
 func makeLog(dir, path string) error {
-	tmp, err := os.CreateTemp(dir, logFileName+".*.new")
+	tmp, err := os.CreateTemp(dir, boltFile+".*.new")
 	if err != nil {
 		return err
 	}
@@ -101,7 +99,7 @@ func makeLog(dir, path string) error {
 func removeUnfinished(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		if ok, _ := filepath.Match(logFileName+".*.new", e.Name()); ok { // the pattern is right
+		if ok, _ := filepath.Match(boltFile+".*.new", e.Name()); ok { // the pattern is right
 			err = errors.Join(err, os.Remove(filepath.Join(dir, e.Name())))
 		}
 	}

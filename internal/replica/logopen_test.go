@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
@@ -19,24 +20,34 @@ func TestOpenDir_Lost(t *testing.T) {
 	for name, tt := range map[string]struct {
 		spoil func(path string) error
 		want  error
+		store LogStore
 	}{
+		"a log that was being made, in Pebble": {func(path string) error {
+			return errors.Join(os.Remove(filepath.Join(path, identityFile)), os.Remove(filepath.Join(path, boltFile)),
+				os.Remove(filepath.Join(path, witnessFile)), os.RemoveAll(filepath.Join(path, pebbleDir)), os.Mkdir(filepath.Join(path, pebbleDir), 0o700))
+		}, nil, LogStorePebble},
+		"no entries":               {func(path string) error { return os.RemoveAll(filepath.Join(path, pebbleDir)) }, chaterr.ErrCorrupt, LogStorePebble},
+		"no values":                {func(path string) error { return os.Remove(filepath.Join(path, boltFile)) }, os.ErrNotExist, LogStorePebble},
+		"half a segment":           {func(path string) error { return halve(path, "*.log") }, chaterr.ErrCorrupt, LogStorePebble},
+		"no segment":               {func(path string) error { return each(path, "*.log", os.Remove) }, chaterr.ErrCorrupt, LogStorePebble},
+		"no list of what there is": {func(path string) error { return each(path, "MANIFEST-*", os.Remove) }, chaterr.ErrCorrupt, LogStorePebble},
 		"a log that was being made": {func(path string) error {
-			return errors.Join(os.Remove(filepath.Join(path, identityFile)), os.Remove(filepath.Join(path, logFileName)),
-				os.Remove(filepath.Join(path, witnessFile)), os.WriteFile(filepath.Join(path, logFileName+".123.new"), make([]byte, 5000), 0o600))
-		}, nil},
+			return errors.Join(os.Remove(filepath.Join(path, identityFile)), os.Remove(filepath.Join(path, boltFile)),
+				os.Remove(filepath.Join(path, witnessFile)), os.WriteFile(filepath.Join(path, boltFile+".123.new"), make([]byte, 5000), 0o600))
+		}, nil, ""},
 		"nothing but what the log must hold": {func(path string) error {
-			return errors.Join(os.Remove(filepath.Join(path, identityFile)), os.Remove(filepath.Join(path, logFileName)))
-		}, chaterr.ErrCorrupt},
-		"no log":          {func(path string) error { return os.Remove(filepath.Join(path, logFileName)) }, os.ErrNotExist},
-		"no node.json":    {func(path string) error { return os.Remove(filepath.Join(path, identityFile)) }, chaterr.ErrCorrupt},
-		"an empty log":    {func(path string) error { return os.Truncate(filepath.Join(path, logFileName), 0) }, chaterr.ErrCorrupt},
-		"half of the log": {func(path string) error { return os.Truncate(filepath.Join(path, logFileName), 5*pageSize) }, chaterr.ErrCorrupt},
-		"one meta page":   {func(path string) error { return flipAt(path, pageSize+pageHead+20) }, chaterr.ErrCorrupt},
-		"the other one":   {func(path string) error { return flipAt(path, pageHead+20) }, chaterr.ErrCorrupt},
+			return errors.Join(os.Remove(filepath.Join(path, identityFile)), os.Remove(filepath.Join(path, boltFile)))
+		}, chaterr.ErrCorrupt, ""},
+		"no log":          {func(path string) error { return os.Remove(filepath.Join(path, boltFile)) }, os.ErrNotExist, ""},
+		"no node.json":    {func(path string) error { return os.Remove(filepath.Join(path, identityFile)) }, chaterr.ErrCorrupt, ""},
+		"an empty log":    {func(path string) error { return os.Truncate(filepath.Join(path, boltFile), 0) }, chaterr.ErrCorrupt, ""},
+		"half of the log": {func(path string) error { return os.Truncate(filepath.Join(path, boltFile), 5*pageSize) }, chaterr.ErrCorrupt, ""},
+		"one meta page":   {func(path string) error { return flipAt(path, pageSize+pageHead+20) }, chaterr.ErrCorrupt, ""},
+		"the other one":   {func(path string) error { return flipAt(path, pageHead+20) }, chaterr.ErrCorrupt, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "data")
-			d, err := OpenDir(path, "a")
+			d, err := OpenDir(path, "a", cmp.Or(tt.store, LogStoreBolt))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -44,7 +55,7 @@ func TestOpenDir_Lost(t *testing.T) {
 			if err := errors.Join(d.Close(), tt.spoil(path)); err != nil {
 				t.Fatal(err)
 			}
-			d, err = OpenDir(path, "a")
+			d, err = OpenDir(path, "a", "")
 			if !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
@@ -60,8 +71,30 @@ func TestOpenDir_Lost(t *testing.T) {
 	}
 }
 
+// each does something to files of the Pebble.
+func each(path, names string, f func(string) error) (err error) {
+	all, _ := filepath.Glob(filepath.Join(path, pebbleDir, names)) // the pattern is right
+	if len(all) == 0 {
+		return errors.New("there is no " + names)
+	}
+	for _, name := range all {
+		err = errors.Join(err, f(name))
+	}
+	return err
+}
+
+func halve(path, names string) error {
+	return each(path, names, func(name string) error {
+		info, err := os.Stat(name)
+		if err != nil {
+			return err
+		}
+		return os.Truncate(name, info.Size()/2)
+	})
+}
+
 func flipAt(path string, at int) error {
-	name := filepath.Join(path, logFileName)
+	name := filepath.Join(path, boltFile)
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return err
@@ -73,7 +106,7 @@ func flipAt(path string, at int) error {
 // TestGuard_BusError: a part of the log's file that cannot be read ends the node, and not the process.
 func TestGuard_BusError(t *testing.T) {
 	path := t.TempDir()
-	l, err := openLog(path, true, files.FS{FS: vfs.Default}, path)
+	l, err := place{path, files.FS{FS: vfs.Default}, path, LogStoreBolt}.open(true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +116,7 @@ func TestGuard_BusError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(filepath.Join(path, logFileName), 2*pageSize); err != nil {
+	if err := os.Truncate(filepath.Join(path, boltFile), 2*pageSize); err != nil {
 		t.Fatal(err)
 	}
 	if returned(func() { _ = s.guard.GetLog(1000, new(raft.Log)) }) || fault == nil {

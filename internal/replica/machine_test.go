@@ -227,7 +227,7 @@ func (m *machine) boot() error {
 	if err != nil {
 		return err
 	}
-	if n.dir, err = openDir(m.files(), root, m.path, m.id); err != nil {
+	if n.dir, err = openDir(m.files(), root, m.path, m.id, m.s.logStore); err != nil {
 		return err
 	}
 	if n.dir.Cluster().ID == "" {

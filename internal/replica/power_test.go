@@ -28,6 +28,7 @@ type power struct {
 	count int
 	log   []byte // the log's file, as of its last transaction
 	head  head   // what it holds
+	next  head   // what else it may hold
 	found head   // what it held when it was opened
 	acked uint64 // the last entry that somebody was told of
 	cuts  []cut
@@ -76,7 +77,7 @@ func (p *power) write(op errorfs.Op) error {
 	}
 	// After the cut, what is written here is on a disk that nobody reads again; only the log must fail,
 	// so that the node says nothing more. A Pebble that fails leaves goroutines behind.
-	_ = p.point(fmt.Sprintf("before operation %d on %s", op.Kind, op.Path), p.log, p.head)
+	_ = p.point(fmt.Sprintf("before operation %d on %s", op.Kind, op.Path), p.log, p.next)
 	return nil
 }
 
@@ -84,8 +85,8 @@ func (p *power) write(op errorfs.Op) error {
 func (p *power) on(l *logFile) *logFile {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.head, p.found = l.now(), l.now()
-	l.disk = &powered{l.disk, p}
+	p.head, p.next, p.found = l.now(), l.now(), l.now()
+	l.disk = &powered{l.disk, p, l.pebble == nil}
 	return l
 }
 
@@ -123,7 +124,8 @@ func (p *power) tell(index uint64) {
 // powered is a log that hangs on a power.
 type powered struct {
 	disk
-	p *power
+	p    *power
+	bolt bool // has the entries
 }
 
 func (d *powered) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) }
@@ -133,12 +135,12 @@ func (d *powered) StoreLogs(l []*raft.Log) error {
 	if err != nil {
 		return err
 	}
-	return d.change("a transaction of entries", next, func() error {
-		for _, e := range l {
-			d.p.wrote[e.Index] = e // a copy of the layer above
-		}
-		return d.disk.StoreLogs(l)
-	})
+	d.p.mu.Lock()
+	for _, e := range l {
+		d.p.wrote[e.Index] = e // a copy of the layer above
+	}
+	d.p.mu.Unlock()
+	return d.entries("a transaction of entries", next, func() error { return d.disk.StoreLogs(l) })
 }
 
 func (d *powered) DeleteRange(from, to uint64) error {
@@ -146,7 +148,7 @@ func (d *powered) DeleteRange(from, to uint64) error {
 	if err != nil {
 		return err
 	}
-	return d.change("a transaction of deletions", next, func() error { return d.disk.DeleteRange(from, to) })
+	return d.entries("a transaction of deletions", next, func() error { return d.disk.DeleteRange(from, to) })
 }
 
 func (d *powered) Set(k, v []byte) error {
@@ -158,6 +160,26 @@ func (p *power) now() head {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.head
+}
+
+// entries makes one transaction of the store that has the entries.
+func (d *powered) entries(op string, next head, f func() error) error {
+	if d.bolt {
+		return d.change(op, next, f)
+	}
+	d.p.mu.Lock()
+	d.p.next = next
+	d.p.mu.Unlock()
+	err := f() // the files of Pebble are those of the file system
+	d.p.mu.Lock()
+	defer d.p.mu.Unlock()
+	if d.p.dead != nil {
+		return errPower
+	}
+	if err == nil {
+		d.p.head = next
+	}
+	return err
 }
 
 // change makes one transaction of bbolt's: pages, fsync, a meta page, fsync. The images before and
@@ -195,7 +217,7 @@ func (d *powered) change(op string, next head, f func() error) error {
 	if err := d.p.point(op+", before the fsync of the meta page", after, next); err != nil {
 		return err
 	}
-	d.p.log, d.p.head = after, next
+	d.p.log, d.p.head, d.p.next = after, next, next
 	return d.p.point(op+", done", after, next)
 }
 
@@ -219,7 +241,7 @@ func tear(before, after []byte, r *rand.Rand, percent int) []byte {
 
 // plug has a machine's disk hang on a power.
 func (m *machine) plug(seed uint64) *power {
-	m.power = &power{fs: m.fs, path: filepath.Join(m.path, logFileName), r: rand.New(rand.NewPCG(seed, 6)), wrote: map[uint64]*raft.Log{}}
+	m.power = &power{fs: m.fs, path: filepath.Join(m.path, boltFile), r: rand.New(rand.NewPCG(seed, 6)), wrote: map[uint64]*raft.Log{}}
 	return m.power
 }
 
@@ -229,7 +251,7 @@ func (m *machine) restore(c *cut) error {
 	if err := os.MkdirAll(m.path, 0o700); err != nil {
 		return err
 	}
-	name := filepath.Join(m.path, logFileName)
+	name := filepath.Join(m.path, boltFile)
 	if len(c.log) == 0 {
 		return os.RemoveAll(name)
 	}

@@ -51,7 +51,7 @@ func realNodes(b *testing.B, n int) (all []*Replica, leader *Replica) {
 
 func realNode(b *testing.B, path string, c node.Cluster, self node.Info, lis net.Listener) *Replica {
 	b.Helper()
-	dir, err := OpenDir(path, self.ID)
+	dir, err := OpenDir(path, self.ID, "")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func Replay(dir string, log *zap.Logger) (Replayed, error) {
 	if _, err := os.Stat(filepath.Join(dir, identityFile)); err != nil {
 		return res, fmt.Errorf("%s is no data directory: %w", dir, err) // and is not made one
 	}
-	d, err := OpenDir(dir, "")
+	d, err := OpenDir(dir, "", "")
 	if err != nil {
 		return res, err
 	}

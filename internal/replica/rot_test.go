@@ -28,10 +28,15 @@ var flips = flag.Int("flips", defaultFlips, "how many bits TestRot flips")
 // chosen by their size, half in any. Either that is found, when the node starts or when the place is
 // read, or nothing of what the node says changes. Nothing panics.
 func TestRot(t *testing.T) {
-	h := record(t, 200, 1)
+	for _, store := range logStores {
+		t.Run(string(store), func(t *testing.T) { record(t, store, 200, 1).rot(t, *flips/len(logStores)) })
+	}
+}
+
+func (h *chronicle) rot(t *testing.T, flips int) {
 	r := rand.New(rand.NewPCG(*cutSeed, 9))
 	found := map[string]int{}
-	for range *flips {
+	for range flips {
 		var what, where string
 		synctest.Test(t, func(t *testing.T) {
 			c := h.left
@@ -54,7 +59,7 @@ func TestRot(t *testing.T) {
 // rot flips a bit of one file.
 func (c *cut) rot(t *testing.T, r *rand.Rand) string {
 	c.log = bytes.Clone(c.log)
-	all := map[string][]byte{logFileName: c.log}
+	all := map[string][]byte{boltFile: c.log}
 	var walk func(dir string)
 	walk = func(dir string) {
 		names, err := c.fs.List(dir)
@@ -102,7 +107,7 @@ func (c *cut) rot(t *testing.T, r *rand.Rand) string {
 // use starts a machine and reads everything that it has. It says how damage was found.
 func (h *chronicle) use(t *testing.T, c *cut) string {
 	s := makeSim(t, 1, 1, bugs{})
-	s.auditEvery = 24 * time.Hour
+	s.auditEvery, s.logStore = 24*time.Hour, h.store
 	s.votes = maps.Clone(h.votes)
 	m := s.machines[0]
 	if err := m.restore(c); err != nil {

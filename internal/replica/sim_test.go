@@ -34,6 +34,7 @@ type sim struct {
 	damaged    bool       // a state was damaged on purpose
 	dice       *rand.Rand // of what a power cut leaves
 	auditEvery time.Duration
+	logStore   LogStore
 
 	mu       sync.Mutex               // guards what follows
 	leaders  map[uint64]string        // by term
@@ -190,7 +191,7 @@ func newSim(t *testing.T, n int, seed uint64, b bugs) *sim {
 func makeSim(t *testing.T, n int, seed uint64, b bugs) *sim {
 	delay := []time.Duration{200 * time.Microsecond, 2 * time.Millisecond, 10 * time.Millisecond}[seed%3]
 	s := &sim{
-		dice: rand.New(rand.NewPCG(seed, 5)), auditEvery: 500 * time.Millisecond,
+		dice: rand.New(rand.NewPCG(seed, 5)), auditEvery: 500 * time.Millisecond, logStore: logStores[seed%2],
 		t: t, seed: seed, net: simnet.New(delay), bugs: b,
 		leaders: map[uint64]string{}, written: map[entryID][32]byte{}, events: map[state.Position]event{}, votes: map[castVote]bool{}, installs: map[install]int{}, hashes: map[uint64]uint64{},
 	}

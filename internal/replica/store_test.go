@@ -389,7 +389,7 @@ func TestGuard_Hangs(t *testing.T) {
 func TestStore_Bolt(t *testing.T) {
 	path := t.TempDir()
 	for round := range 2 {
-		b, err := openLog(path, round == 0, files.FS{FS: vfs.Default}, path)
+		b, err := place{path, files.FS{FS: vfs.Default}, path, LogStoreBolt}.open(round == 0)
 		if err != nil {
 			t.Fatal(err)
 		}
