@@ -44,7 +44,8 @@ var allowed = map[string][]string{
 	"examples/cli":        {"rpc/client"},
 	"examples/embed":      {"", "rpc/client"},
 
-	// Test machinery.
+	// Test and measuring machinery.
+	"internal/loadgen":     {"", "rpc/client"},
 	"internal/archtest":    {},
 	"internal/faulttest":   {},
 	"internal/simnet":      {},

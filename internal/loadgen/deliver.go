@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/chat/rpc/client"
+)
+
+// deliver has p.N publishers at one node that each send a message every p.Every, and measures how long
+// a message takes to one who listens at another node.
+func deliver(ctx context.Context, c *cluster, p params) (r result, err error) {
+	users, err := c.users(ctx, p)
+	defer func() { err = errors.Join(err, closeAll(users)) }()
+	if err != nil {
+		return result{}, err
+	}
+	where := "follower"
+	if p.At == where {
+		where = "leader"
+	}
+	addr, err := c.at(where, 0)
+	if err != nil {
+		return result{}, err
+	}
+	listener, err := c.user(ctx, addr)
+	if err != nil {
+		return result{}, err
+	}
+	defer func() { err = errors.Join(err, listener.Close()) }()
+	rooms, err := openRooms(ctx, c, users, listener)
+	if err != nil {
+		return result{}, err
+	}
+	var mu sync.Mutex
+	var took []time.Duration
+	stop, err := listen(ctx, listener, func(d time.Duration) {
+		mu.Lock()
+		took = append(took, d)
+		mu.Unlock()
+	})
+	if err != nil {
+		return result{}, err
+	}
+	sent, err := closed(ctx, p, func(sender, _ int) error {
+		time.Sleep(p.Every)
+		_, err := users[sender%len(users)].Send(ctx, client.ToRoom(rooms), client.Draft{Text: stamped(p.Size)})
+		return err
+	})
+	time.Sleep(500 * time.Millisecond) // what is under way arrives
+	stop()
+	r = summarise(took, p.Warm+p.For)
+	r.Extra, r.Errors = sent.Extra, sent.Errors
+	return r, err
+}
+
+// openRooms has everybody in one room.
+func openRooms(ctx context.Context, c *cluster, users []*user, others ...*user) (id string, err error) {
+	c.clients++
+	name := "all-" + time.Now().Format("150405.000000")
+	r, err := users[0].CreateRoom(ctx, name)
+	for _, u := range append(users[1:len(users):len(users)], others...) {
+		if err == nil {
+			_, err = u.JoinRoom(ctx, name)
+		}
+	}
+	return r.ID, err
+}
+
+// listen calls f with the age of each message that a user is sent.
+func listen(ctx context.Context, u *user, f func(time.Duration)) (stop func(), err error) {
+	s, err := u.Subscribe(ctx, client.SubscribeOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		for e, err := range s.All(ctx) {
+			if err != nil {
+				return
+			}
+			if d, ok := age(e.Message.Text); ok {
+				f(d)
+			}
+		}
+	})
+	return func() {
+		_ = s.Close() // never fails
+		work.Wait()
+	}, nil
+}
+
+// fanout has p.N subscribers, up to 8 of them to a client, in one room, and measures how long one
+// message takes to all of them, one message at a time.
+func fanout(ctx context.Context, c *cluster, p params) (r result, err error) {
+	p.Rooms = p.Clients
+	users, err := c.users(ctx, p)
+	defer func() { err = errors.Join(err, closeAll(users)) }()
+	if err != nil {
+		return result{}, err
+	}
+	room, err := openRooms(ctx, c, users)
+	if err != nil {
+		return result{}, err
+	}
+	var got atomic.Int64
+	for i := range p.N {
+		stop, err := listen(ctx, users[i%len(users)], func(time.Duration) { got.Add(1) })
+		if err != nil {
+			return result{}, err
+		}
+		defer stop()
+	}
+	n := p.N
+	p.N = 1
+	r, err = closed(ctx, p, func(int, int) error {
+		want := got.Load() + int64(n)
+		if _, err := users[0].Send(ctx, client.ToRoom(room), client.Draft{Text: stamped(p.Size)}); err != nil {
+			return err
+		}
+		for got.Load() < want && ctx.Err() == nil {
+			time.Sleep(20 * time.Microsecond)
+		}
+		return nil
+	})
+	r.Extra["deliveries_per_s"] = r.Ops * float64(n)
+	return r, err
+}
