@@ -48,7 +48,11 @@ func (l *load) propose(r *rand.Rand, op []byte, payload proto.Message) *state.Re
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		res, err := n.replica.Propose(ctx, c)
+		ask := n.replica.Propose
+		if r.IntN(2) == 0 {
+			ask = n.submit
+		}
+		res, err := ask(ctx, c)
 		cancel()
 		if err == nil && state.Err(res) == nil {
 			return res
@@ -59,6 +63,20 @@ func (l *load) propose(r *rand.Rand, op []byte, payload proto.Message) *state.Re
 		time.Sleep(20 * time.Millisecond)
 	}
 	return nil
+}
+
+// submit is Propose by way of Submit.
+func (n *running) submit(ctx context.Context, c *state.Command) (*state.Result, error) {
+	done := make(chan outcome, 1)
+	if _, err := n.replica.Submit([]*state.Command{c}, func(_ int, r *state.Result, err error) { done <- outcome{result: r, err: err} }); err != nil {
+		return nil, err
+	}
+	select {
+	case o := <-done:
+		return o.result, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func newOp(r *rand.Rand) []byte {

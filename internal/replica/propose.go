@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -26,12 +27,37 @@ const inFlight = 4
 // Options.ProposeTimeout passed first, or leadership was lost. There is no third kind that says it
 // was done: that is the result.
 func (r *Replica) Propose(ctx context.Context, c *state.Command) (*state.Result, error) {
-	p := &proposal{command: c}
-	if err := r.enqueue(p); err != nil {
+	done := make(chan outcome, 1)
+	p := &proposal{command: c, tell: func(o outcome) { done <- o }}
+	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	o := r.await(ctx, p)
+	if err := r.queue.put(p); err != nil {
+		return nil, err
+	}
+	o, err := await(ctx, r, done)
+	if err != nil {
+		return nil, err
+	}
 	return o.result, o.err
+}
+
+// Submit is Propose for several commands, and does not wait: it takes as many as there is room for,
+// from the first on, and the error says why not the others. done is called once for each that was
+// taken, with what Propose would return; it must not wait, and may be called before Submit returns.
+// No deadline ends the wait: the outcome comes with the commit, or when this node does not lead any
+// more, has failed, or was closed.
+func (r *Replica) Submit(commands []*state.Command, done func(i int, result *state.Result, err error)) (taken int, err error) {
+	if err := r.Err(); err != nil {
+		return 0, err
+	}
+	all := make([]proposal, len(commands))
+	ps := make([]*proposal, len(commands))
+	for i, c := range commands {
+		all[i] = proposal{command: c, tell: func(o outcome) { done(i, o.result, o.err) }}
+		ps[i] = &all[i]
+	}
+	return r.queue.putSome(ps)
 }
 
 // Forwarded carries out commands that another node was given. It fails with chaterr.ErrNoLeader,
@@ -40,20 +66,36 @@ func (r *Replica) Forwarded(ctx context.Context, commands [][]byte) (results [][
 	if !r.Leading() {
 		return nil, 0, chaterr.ErrNoLeader
 	}
+	if len(commands) == 0 {
+		return nil, 0, nil
+	}
 	ps := make([]*proposal, len(commands))
+	outcomes := make([]outcome, len(commands))
+	var left atomic.Int64
+	left.Store(int64(len(commands)))
+	all := make(chan struct{})
 	for i, b := range commands {
 		c := new(state.Command)
 		if err := proto.Unmarshal(b, c); err != nil {
 			return nil, 0, fmt.Errorf("%w: command %d: %w", chaterr.ErrInvalid, i, err)
 		}
-		ps[i] = &proposal{command: c, forwarded: true}
+		ps[i] = &proposal{command: c, forwarded: true, tell: func(o outcome) {
+			if outcomes[i] = o; left.Add(-1) == 0 {
+				close(all)
+			}
+		}}
 	}
-	if err := r.enqueue(ps...); err != nil {
+	if err := r.Err(); err != nil {
+		return nil, 0, err
+	}
+	if err := r.queue.put(ps...); err != nil {
+		return nil, 0, err
+	}
+	if _, err := await(ctx, r, all); err != nil {
 		return nil, 0, err
 	}
 	results = make([][]byte, len(ps))
-	for i, p := range ps {
-		o := r.await(ctx, p)
+	for i, o := range outcomes {
 		if o.err != nil {
 			// Others of the same call may have been carried out.
 			return nil, 0, errors.Join(chaterr.ErrUnknownOutcome, o.err)
@@ -66,23 +108,18 @@ func (r *Replica) Forwarded(ctx context.Context, commands [][]byte) (results [][
 	return results, index, nil
 }
 
-func (r *Replica) enqueue(ps ...*proposal) error {
-	if err := r.Err(); err != nil {
-		return err
-	}
-	return r.queue.put(ps...)
-}
-
-func (r *Replica) await(ctx context.Context, p *proposal) outcome {
+// await takes what comes from done, but waits no longer than ctx and Options.ProposeTimeout, or until
+// the node has failed.
+func await[T any](ctx context.Context, r *Replica, done <-chan T) (t T, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.ProposeTimeout)
 	defer cancel()
 	select {
-	case o := <-p.done:
-		return o
+	case t = <-done:
+		return t, nil
 	case <-ctx.Done():
-		return outcome{err: fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, context.Cause(ctx))}
+		return t, fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, context.Cause(ctx))
 	case <-r.fault:
-		return outcome{err: fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, r.err)}
+		return t, fmt.Errorf("%w: %w", chaterr.ErrUnknownOutcome, r.err)
 	}
 }
 

@@ -20,8 +20,8 @@ const (
 type proposal struct {
 	command   *state.Command
 	size      int
-	forwarded bool         // by another node: it is not forwarded again
-	done      chan outcome // has room for the one outcome
+	forwarded bool          // by another node: it is not forwarded again
+	tell      func(outcome) // is called once, by whoever knows, and must not wait
 }
 
 type outcome struct {
@@ -48,28 +48,42 @@ func newQueue(maxCount, maxBytes int) queue {
 
 // put adds all proposals or none.
 func (q *queue) put(ps ...*proposal) error {
-	bytes := 0
+	_, err := q.add(ps, true)
+	return err
+}
+
+// putSome adds as many proposals as there is room for, in order; the error is why there are not more.
+func (q *queue) putSome(ps []*proposal) (taken int, err error) { return q.add(ps, false) }
+
+func (q *queue) add(ps []*proposal, all bool) (taken int, err error) {
 	for _, p := range ps {
 		p.size = proto.Size(p.command)
-		p.done = make(chan outcome, 1)
-		bytes += p.size
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		return chaterr.ErrClosed
+		return 0, chaterr.ErrClosed
 	}
-	if q.count+len(ps) > q.maxCount || q.bytes+bytes > q.maxBytes {
-		return chaterr.ErrOverloaded
+	n, bytes := 0, 0
+	for ; n < len(ps); n++ {
+		bytes += ps[n].size
+		if q.count+n+1 > q.maxCount || q.bytes+bytes > q.maxBytes {
+			bytes -= ps[n].size
+			err = chaterr.ErrOverloaded
+			break
+		}
 	}
-	q.count += len(ps)
+	if n == 0 || all && err != nil {
+		return 0, err
+	}
+	q.count += n
 	q.bytes += bytes
-	q.waiting = append(q.waiting, ps...)
+	q.waiting = append(q.waiting, ps[:n]...)
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return nil
+	return n, err
 }
 
 // take returns what fits into one entry, in order; none when nothing waits.
@@ -98,7 +112,7 @@ func (q *queue) finish(batch []*proposal, tell func(i int) outcome) {
 	}
 	q.mu.Unlock()
 	for i, p := range batch {
-		p.done <- tell(i)
+		p.tell(tell(i))
 	}
 }
 

@@ -37,49 +37,6 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestQueue_Limits: what does not fit is refused at once and whole, and room comes back.
-func TestQueue_Limits(t *testing.T) {
-	command := func(text string) *proposal {
-		c, err := state.NewCommand(state.Actor{}, nil, &state.CreateRoom{Name: text})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &proposal{command: c}
-	}
-	q := newQueue(3, 1000)
-	if err := q.put(command("a"), command("b")); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.put(command("c"), command("d")); !errors.Is(err, chaterr.ErrOverloaded) {
-		t.Errorf("too many: got %v", err)
-	}
-	if err := q.put(command(strings.Repeat("x", 1000))); !errors.Is(err, chaterr.ErrOverloaded) {
-		t.Errorf("too large: got %v", err)
-	}
-	batch := q.take()
-	if len(batch) != 2 {
-		t.Fatalf("took %d", len(batch))
-	}
-	if err := q.put(command("c"), command("d")); !errors.Is(err, chaterr.ErrOverloaded) {
-		t.Errorf("under way: got %v", err)
-	}
-	q.finish(batch, func(int) outcome { return outcome{err: errSick} })
-	if o := <-batch[1].done; !errors.Is(o.err, errSick) {
-		t.Errorf("got %v", o.err)
-	}
-	last := command("c")
-	if err := q.put(last); err != nil {
-		t.Fatal(err)
-	}
-	q.close()
-	if o := <-last.done; !errors.Is(o.err, chaterr.ErrClosed) {
-		t.Errorf("waiting at the end: got %v", o.err)
-	}
-	if err := q.put(command("d")); !errors.Is(err, chaterr.ErrClosed) {
-		t.Errorf("after the end: got %v", err)
-	}
-}
-
 // inSim runs f on a cluster of three that has a room and no load.
 func inSim(t *testing.T, f func(s *sim, l *load)) {
 	t.Helper()
