@@ -30,5 +30,6 @@ var methods = map[string]access{
 	"/chat.v1.MessageService/HideMessages":   session,
 	"/chat.v1.MessageService/MarkRead":       session,
 	"/chat.v1.EventService/Subscribe":        session,
+	"/chat.v1.EventService/Connect":          session,
 	"/chat.v1.ClusterService/GetStatus":      status,
 }

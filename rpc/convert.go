@@ -38,6 +38,10 @@ func toMessage(m state.Message) *chatpb.Message {
 	return &chatpb.Message{RoomId: roomID(m.Room), Seq: m.Seq, Sender: m.Sender, Text: m.Text, CreateTime: timestamp(m.TimeMS)}
 }
 
+func toReceipt(r *state.Result) *chatpb.Receipt {
+	return &chatpb.Receipt{RoomId: roomID(r.Room), Seq: r.Seq, CreateTime: timestamp(r.TimeMs), Duplicate: r.Duplicate}
+}
+
 func toEvent(e *state.Event, cursor string) *chatpb.Event {
 	out := &chatpb.Event{Cursor: cursor, Time: timestamp(e.TimeMS)}
 	room := roomID(e.Room)

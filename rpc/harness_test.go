@@ -40,6 +40,7 @@ type replica struct {
 	index uint64
 	ahead time.Duration // of the log's clock
 	hold  chan struct{} // proposals wait until it is closed; nil for no wait
+	room  int           // how many commands Submit takes; 0 for all
 	stuck bool          // reads at a level wait for ever
 	fault error         // what everything fails with
 }
@@ -91,6 +92,30 @@ func (r *replica) Propose(ctx context.Context, c *state.Command) (*state.Result,
 	time.Sleep(r.gap)
 	r.hub.Publish(events)
 	return results[0], nil
+}
+
+// Submit is Propose for each, one after the other and in the background.
+func (r *replica) Submit(commands []*state.Command, done func(int, *state.Result, error)) (int, error) {
+	r.mu.Lock()
+	room, fault := r.room, r.fault
+	r.mu.Unlock()
+	if fault != nil {
+		return 0, fault
+	}
+	n := len(commands)
+	if room > 0 {
+		n = min(n, room)
+	}
+	go func() {
+		for i, c := range commands[:n] {
+			res, err := r.Propose(r.t.Context(), c)
+			done(i, res, err)
+		}
+	}()
+	if n < len(commands) {
+		return n, chaterr.ErrOverloaded
+	}
+	return n, nil
 }
 
 // apply is one entry of one command.

@@ -19,20 +19,30 @@ type messages struct {
 var _ chatpb.MessageServiceServer = messages{}
 
 func (s messages) Send(ctx context.Context, r *chatpb.SendRequest) (*chatpb.SendResponse, error) {
-	if err := checkText(r.Text); err != nil {
+	c, err := sendCommand(caller(ctx), r)
+	if err != nil {
+		return nil, err
+	}
+	done, err := s.o.Replica.Propose(ctx, c)
+	if err == nil {
+		err = state.Err(done)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &chatpb.SendResponse{Receipt: toReceipt(done)}, nil
+}
+
+// sendCommand is the command that a request asks for.
+func sendCommand(who state.Actor, r *chatpb.SendRequest) (*state.Command, error) {
+	if err := checkText(r.GetText()); err != nil {
 		return nil, err
 	}
 	c := &state.SendMessage{Text: r.Text}
 	if err := address(c, r.Target); err != nil {
 		return nil, err
 	}
-	done, err := s.propose(ctx, r.OperationId, c)
-	if err != nil {
-		return nil, err
-	}
-	return &chatpb.SendResponse{Receipt: &chatpb.Receipt{
-		RoomId: roomID(done.Room), Seq: done.Seq, CreateTime: timestamp(done.TimeMs), Duplicate: done.Duplicate,
-	}}, nil
+	return newCommand(who, r.OperationId, c)
 }
 
 func (s messages) ListMessages(ctx context.Context, r *chatpb.ListMessagesRequest) (*chatpb.ListMessagesResponse, error) {

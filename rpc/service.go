@@ -40,6 +40,9 @@ const catchUpTimeout = 10 * time.Second
 type Replica interface {
 	// Propose has a command carried out and applied here.
 	Propose(ctx context.Context, c *state.Command) (*state.Result, error)
+	// Submit is Propose for several commands and does not wait. It takes as many as there is room
+	// for, and calls done once for each of them.
+	Submit(commands []*state.Command, done func(i int, r *state.Result, err error)) (taken int, err error)
 	// Linearizable waits until this node has all that was acknowledged before the call.
 	Linearizable(ctx context.Context) error
 	WaitApplied(ctx context.Context, index uint64) error
@@ -65,15 +68,19 @@ type Service struct {
 	drained chan struct{} // closed by Drain
 	once    sync.Once
 
-	mu      sync.Mutex // guards what follows
-	streams map[state.Actor]int
-	calls   int           // at work, streams included
-	idle    chan struct{} // closed when there are none after Drain; nil before somebody waits
+	mu       sync.Mutex          // guards what follows
+	streams  map[state.Actor]int // of Subscribe
+	connects map[state.Actor]int // of Connect
+	calls    int                 // at work, streams included
+	idle     chan struct{}       // closed when there are none after Drain; nil before somebody waits
 }
 
 // New makes a Service.
 func New(o Options) *Service {
-	return &Service{o: o, log: o.Logger.Named("rpc"), drained: make(chan struct{}), streams: map[state.Actor]int{}}
+	return &Service{
+		o: o, log: o.Logger.Named("rpc"), drained: make(chan struct{}),
+		streams: map[state.Actor]int{}, connects: map[state.Actor]int{},
+	}
 }
 
 // Register adds the services to a host's server. Each method is wrapped, so that no interceptor of
@@ -201,20 +208,33 @@ func (s *Service) guard(method string, f func() error) (err error) {
 		}
 		defer s.count(-1)
 	}
+	if err := s.recovered(method, f); err != nil {
+		return s.status(method, err)
+	}
+	return nil
+}
+
+// errPanic: a panic, which was logged.
+var errPanic = errors.New("panic")
+
+// recovered turns a panic into errPanic.
+func (s *Service) recovered(method string, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Error("a call panicked", zap.String("method", method), zap.Any("panic", p), zap.Stack("stack"))
-			err = grpcerr.ToStatus(errors.New("panic"))
+			err = errPanic
 		}
 	}()
-	if err := f(); err != nil {
-		over := grpcerr.ToStatus(public(err))
-		if grpcerr.Reason(over) == grpcerr.Internal {
-			s.log.Error("a call failed", zap.String("method", method), zap.Error(err))
-		}
-		return over
+	return f()
+}
+
+// status is an error as it goes over the wire.
+func (s *Service) status(method string, err error) error {
+	over := grpcerr.ToStatus(public(err))
+	if grpcerr.Reason(over) == grpcerr.Internal && !errors.Is(err, errPanic) {
+		s.log.Error("a call failed", zap.String("method", method), zap.Error(err))
 	}
-	return nil
+	return over
 }
 
 // public is what callers are told of an error: what a node has failed with names its files, and is for
@@ -368,11 +388,7 @@ func (s *Service) view(f func(*state.View) error) error {
 
 // propose has a command carried out for the caller.
 func (s *Service) propose(ctx context.Context, operationID string, payload proto.Message) (*state.Result, error) {
-	id, err := parseOperationID(operationID)
-	if err != nil {
-		return nil, err
-	}
-	c, err := state.NewCommand(caller(ctx), id, payload)
+	c, err := newCommand(caller(ctx), operationID, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -381,4 +397,13 @@ func (s *Service) propose(ctx context.Context, operationID string, payload proto
 		return nil, err
 	}
 	return r, state.Err(r)
+}
+
+// newCommand makes a command for somebody.
+func newCommand(who state.Actor, operationID string, payload proto.Message) (*state.Command, error) {
+	id, err := parseOperationID(operationID)
+	if err != nil {
+		return nil, err
+	}
+	return state.NewCommand(who, id, payload)
 }

@@ -19,7 +19,7 @@ const (
 	// heartbeat is how often a stream says that it lives. An HTTP/2 ping as often as that would be
 	// punished by a server with default options.
 	heartbeat = 5 * time.Second
-	// maxStreams is how many streams a session may have.
+	// maxStreams is how many streams of a kind a session may have.
 	maxStreams = 8
 	// maxFrame is how many events go into one frame.
 	maxFrame = 256
@@ -49,12 +49,45 @@ func (s events) Subscribe(r *chatpb.SubscribeRequest, stream grpc.ServerStreamin
 		}
 	}()
 	who := caller(ctx)
-	if err := s.openStream(who); err != nil {
+	if err := s.openStream(s.streams, who); err != nil {
 		return err
 	}
-	defer s.closeStream(who)
-	f := &feed{Service: s.Service, who: who, stream: stream}
-	if err := f.begin(ctx, r.Cursor); err != nil {
+	defer s.closeStream(s.streams, who)
+	f := &feed{Service: s.Service, who: who, send: func(_ context.Context, frame *chatpb.SubscribeResponse) error { return stream.Send(frame) }}
+	return f.run(ctx, r.Cursor)
+}
+
+// openStream counts a stream of a session. of is a map of the Service.
+func (s *Service) openStream(of map[state.Actor]int, a state.Actor) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if of[a] >= maxStreams {
+		return fmt.Errorf("%w: %d streams of one session", chaterr.ErrLimit, maxStreams)
+	}
+	of[a]++
+	return nil
+}
+
+func (s *Service) closeStream(of map[state.Actor]int, a state.Actor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if of[a]--; of[a] == 0 {
+		delete(of, a)
+	}
+}
+
+// feed is one stream of events.
+type feed struct {
+	*Service
+	who     state.Actor
+	send    func(context.Context, *chatpb.SubscribeResponse) error // may wait for the reader
+	cluster string
+	at      state.Position // what was sent
+}
+
+// run sends events from a cursor on until ctx ends or the session does.
+func (f *feed) run(ctx context.Context, from string) error {
+	if err := f.begin(ctx, from); err != nil {
 		return err
 	}
 	for {
@@ -70,33 +103,6 @@ func (s events) Subscribe(r *chatpb.SubscribeRequest, stream grpc.ServerStreamin
 			return err
 		}
 	}
-}
-
-func (s *Service) openStream(a state.Actor) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.streams[a] >= maxStreams {
-		return fmt.Errorf("%w: %d streams of one session", chaterr.ErrLimit, maxStreams)
-	}
-	s.streams[a]++
-	return nil
-}
-
-func (s *Service) closeStream(a state.Actor) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.streams[a]--; s.streams[a] == 0 {
-		delete(s.streams, a)
-	}
-}
-
-// feed is one stream of events.
-type feed struct {
-	*Service
-	who     state.Actor
-	stream  grpc.ServerStreamingServer[chatpb.SubscribeResponse]
-	cluster string
-	at      state.Position // what was sent
 }
 
 // begin finds where to go on. A cursor may be newer than this node, which waits for it then; one of
@@ -157,7 +163,7 @@ func (f *feed) catchUp(ctx context.Context) error {
 		}); err != nil {
 			return err
 		}
-		if err := f.send(ctx, events); err != nil {
+		if err := f.frame(ctx, events); err != nil {
 			return err
 		}
 	}
@@ -165,8 +171,10 @@ func (f *feed) catchUp(ctx context.Context) error {
 }
 
 // alive fails when the session is over.
-func (f *feed) alive(v *state.View) error {
-	ok, err := v.Alive(f.who)
+func (f *feed) alive(v *state.View) error { return alive(v, f.who) }
+
+func alive(v *state.View, who state.Actor) error {
+	ok, err := v.Alive(who)
 	if err == nil && !ok {
 		err = chaterr.ErrUnauthenticated
 	}
@@ -200,7 +208,7 @@ func (f *feed) live(ctx context.Context, sub *fanout.Subscription) error {
 		if len(events) > 0 {
 			err = f.sendTo(ctx, events)
 		} else {
-			err = f.send(ctx, nil)
+			err = f.frame(ctx, nil)
 		}
 		if err != nil {
 			return err
@@ -208,14 +216,14 @@ func (f *feed) live(ctx context.Context, sub *fanout.Subscription) error {
 	}
 }
 
-// sendTo is send up to the last of the events.
+// sendTo is frame up to the last of the events.
 func (f *feed) sendTo(ctx context.Context, events []state.Event) error {
 	f.at = events[len(events)-1].Position
-	return f.send(ctx, events)
+	return f.frame(ctx, events)
 }
 
-// send sends a frame; one without events is a heartbeat.
-func (f *feed) send(ctx context.Context, events []state.Event) error {
+// frame sends a frame; one without events is a heartbeat.
+func (f *feed) frame(ctx context.Context, events []state.Event) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -226,7 +234,7 @@ func (f *feed) send(ctx context.Context, events []state.Event) error {
 	if len(events) == 0 {
 		frame.ServerTime = timestamp(time.Now().UnixMilli())
 	}
-	return f.stream.Send(frame)
+	return f.send(ctx, frame)
 }
 
 func (f *feed) cursor(p state.Position) string {

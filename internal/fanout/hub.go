@@ -31,12 +31,16 @@ type Hub struct {
 	mu       sync.Mutex // guards what follows, and the following of every Subscription
 	accounts map[uint64]map[*Subscription]struct{}
 	rooms    map[uint64]map[*Subscription]struct{}
+	watches  map[state.Actor]map[*Watch]struct{}
 	closed   bool
 }
 
 // NewHub makes a hub without listeners.
 func NewHub() *Hub {
-	return &Hub{accounts: map[uint64]map[*Subscription]struct{}{}, rooms: map[uint64]map[*Subscription]struct{}{}}
+	return &Hub{
+		accounts: map[uint64]map[*Subscription]struct{}{}, rooms: map[uint64]map[*Subscription]struct{}{},
+		watches: map[state.Actor]map[*Watch]struct{}{},
+	}
 }
 
 // Subscription gets the events of one account, for one session.
@@ -94,14 +98,14 @@ func (s *Subscription) unfollow(room uint64) {
 	remove(s.h.rooms, room, s)
 }
 
-func add(m map[uint64]map[*Subscription]struct{}, id uint64, s *Subscription) {
+func add[K, L comparable](m map[K]map[L]struct{}, id K, s L) {
 	if m[id] == nil {
-		m[id] = map[*Subscription]struct{}{}
+		m[id] = map[L]struct{}{}
 	}
 	m[id][s] = struct{}{}
 }
 
-func remove(m map[uint64]map[*Subscription]struct{}, id uint64, s *Subscription) {
+func remove[K, L comparable](m map[K]map[L]struct{}, id K, s L) {
 	delete(m[id], s)
 	if len(m[id]) == 0 {
 		delete(m, id)
@@ -124,6 +128,9 @@ func (h *Hub) publish(e *state.Event) {
 			if s.actor.Session == e.Session {
 				s.end(ErrEnded)
 			}
+		}
+		for w := range h.watches[state.Actor{Account: e.Account, Session: e.Session}] {
+			w.notify()
 		}
 		return
 	case e.Kind.Private():
@@ -158,6 +165,11 @@ func (s *Subscription) note(room uint64) {
 func (h *Hub) Skipped() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, watches := range h.watches {
+		for w := range watches {
+			w.notify()
+		}
+	}
 	for _, subs := range h.accounts {
 		for s := range subs {
 			s.end(ErrLagged)

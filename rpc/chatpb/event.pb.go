@@ -22,6 +22,291 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ConnectRequest is one frame of a caller.
+type ConnectRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Messages to send. All sends of a stream are numbered from 1, in order. 1 MiB in a frame, and
+	// 1,024 sends, are enough.
+	Sends []*SendRequest `protobuf:"bytes,1,rep,name=sends,proto3" json:"sends,omitempty"`
+	// Asks for events; in one frame of a stream.
+	Subscribe     *SubscribeRequest `protobuf:"bytes,2,opt,name=subscribe,proto3" json:"subscribe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectRequest) Reset() {
+	*x = ConnectRequest{}
+	mi := &file_chat_v1_event_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectRequest) ProtoMessage() {}
+
+func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_v1_event_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
+func (*ConnectRequest) Descriptor() ([]byte, []int) {
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ConnectRequest) GetSends() []*SendRequest {
+	if x != nil {
+		return x.Sends
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetSubscribe() *SubscribeRequest {
+	if x != nil {
+		return x.Subscribe
+	}
+	return nil
+}
+
+// ConnectResponse is one frame of the node.
+type ConnectResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Outcomes []*SendOutcome         `protobuf:"bytes,1,rep,name=outcomes,proto3" json:"outcomes,omitempty"`
+	// A frame of Subscribe.
+	Events *SubscribeResponse `protobuf:"bytes,2,opt,name=events,proto3" json:"events,omitempty"`
+	// How new the node's state is; see chat-index at AccountService. In the first frame, and in those
+	// that have outcomes.
+	Index uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// How many sends may be without an answer; in the first frame.
+	MaxInFlight   uint32 `protobuf:"varint,4,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectResponse) Reset() {
+	*x = ConnectResponse{}
+	mi := &file_chat_v1_event_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectResponse) ProtoMessage() {}
+
+func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_v1_event_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
+func (*ConnectResponse) Descriptor() ([]byte, []int) {
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ConnectResponse) GetOutcomes() []*SendOutcome {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *ConnectResponse) GetEvents() *SubscribeResponse {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ConnectResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ConnectResponse) GetMaxInFlight() uint32 {
+	if x != nil {
+		return x.MaxInFlight
+	}
+	return 0
+}
+
+// SendOutcome answers one send.
+type SendOutcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the send on this stream.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*SendOutcome_Receipt
+	//	*SendOutcome_Failure
+	Outcome       isSendOutcome_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendOutcome) Reset() {
+	*x = SendOutcome{}
+	mi := &file_chat_v1_event_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendOutcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendOutcome) ProtoMessage() {}
+
+func (x *SendOutcome) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_v1_event_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendOutcome.ProtoReflect.Descriptor instead.
+func (*SendOutcome) Descriptor() ([]byte, []int) {
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SendOutcome) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SendOutcome) GetOutcome() isSendOutcome_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *SendOutcome) GetReceipt() *Receipt {
+	if x != nil {
+		if x, ok := x.Outcome.(*SendOutcome_Receipt); ok {
+			return x.Receipt
+		}
+	}
+	return nil
+}
+
+func (x *SendOutcome) GetFailure() *Failure {
+	if x != nil {
+		if x, ok := x.Outcome.(*SendOutcome_Failure); ok {
+			return x.Failure
+		}
+	}
+	return nil
+}
+
+type isSendOutcome_Outcome interface {
+	isSendOutcome_Outcome()
+}
+
+type SendOutcome_Receipt struct {
+	Receipt *Receipt `protobuf:"bytes,2,opt,name=receipt,proto3,oneof"`
+}
+
+type SendOutcome_Failure struct {
+	Failure *Failure `protobuf:"bytes,3,opt,name=failure,proto3,oneof"`
+}
+
+func (*SendOutcome_Receipt) isSendOutcome_Outcome() {}
+
+func (*SendOutcome_Failure) isSendOutcome_Outcome() {}
+
+// Failure is a status as MessageService.Send would have returned it.
+type Failure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A code of gRPC.
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// The reason of google.rpc.ErrorInfo.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For people.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_chat_v1_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_chat_v1_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Failure) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Failure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type SubscribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where to go on; empty for what happens from now on.
@@ -32,7 +317,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_chat_v1_event_proto_msgTypes[0]
+	mi := &file_chat_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +329,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[0]
+	mi := &file_chat_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +342,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{0}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SubscribeRequest) GetCursor() string {
@@ -85,7 +370,7 @@ type SubscribeResponse struct {
 
 func (x *SubscribeResponse) Reset() {
 	*x = SubscribeResponse{}
-	mi := &file_chat_v1_event_proto_msgTypes[1]
+	mi := &file_chat_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -97,7 +382,7 @@ func (x *SubscribeResponse) String() string {
 func (*SubscribeResponse) ProtoMessage() {}
 
 func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[1]
+	mi := &file_chat_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -110,7 +395,7 @@ func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeResponse) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{1}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SubscribeResponse) GetEvents() []*Event {
@@ -162,7 +447,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_chat_v1_event_proto_msgTypes[2]
+	mi := &file_chat_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -174,7 +459,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[2]
+	mi := &file_chat_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -187,7 +472,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{2}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Event) GetCursor() string {
@@ -305,7 +590,7 @@ type MemberJoined struct {
 
 func (x *MemberJoined) Reset() {
 	*x = MemberJoined{}
-	mi := &file_chat_v1_event_proto_msgTypes[3]
+	mi := &file_chat_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +602,7 @@ func (x *MemberJoined) String() string {
 func (*MemberJoined) ProtoMessage() {}
 
 func (x *MemberJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[3]
+	mi := &file_chat_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +615,7 @@ func (x *MemberJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberJoined.ProtoReflect.Descriptor instead.
 func (*MemberJoined) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MemberJoined) GetRoomId() string {
@@ -357,7 +642,7 @@ type MemberLeft struct {
 
 func (x *MemberLeft) Reset() {
 	*x = MemberLeft{}
-	mi := &file_chat_v1_event_proto_msgTypes[4]
+	mi := &file_chat_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +654,7 @@ func (x *MemberLeft) String() string {
 func (*MemberLeft) ProtoMessage() {}
 
 func (x *MemberLeft) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[4]
+	mi := &file_chat_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +667,7 @@ func (x *MemberLeft) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberLeft.ProtoReflect.Descriptor instead.
 func (*MemberLeft) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MemberLeft) GetRoomId() string {
@@ -409,7 +694,7 @@ type MarkerMoved struct {
 
 func (x *MarkerMoved) Reset() {
 	*x = MarkerMoved{}
-	mi := &file_chat_v1_event_proto_msgTypes[5]
+	mi := &file_chat_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +706,7 @@ func (x *MarkerMoved) String() string {
 func (*MarkerMoved) ProtoMessage() {}
 
 func (x *MarkerMoved) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[5]
+	mi := &file_chat_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +719,7 @@ func (x *MarkerMoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MarkerMoved.ProtoReflect.Descriptor instead.
 func (*MarkerMoved) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MarkerMoved) GetRoomId() string {
@@ -461,7 +746,7 @@ type MessagesHidden struct {
 
 func (x *MessagesHidden) Reset() {
 	*x = MessagesHidden{}
-	mi := &file_chat_v1_event_proto_msgTypes[6]
+	mi := &file_chat_v1_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +758,7 @@ func (x *MessagesHidden) String() string {
 func (*MessagesHidden) ProtoMessage() {}
 
 func (x *MessagesHidden) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[6]
+	mi := &file_chat_v1_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +771,7 @@ func (x *MessagesHidden) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MessagesHidden.ProtoReflect.Descriptor instead.
 func (*MessagesHidden) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MessagesHidden) GetRoomId() string {
@@ -513,7 +798,7 @@ type Reset struct {
 
 func (x *Reset) Reset() {
 	*x = Reset{}
-	mi := &file_chat_v1_event_proto_msgTypes[7]
+	mi := &file_chat_v1_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +810,7 @@ func (x *Reset) String() string {
 func (*Reset) ProtoMessage() {}
 
 func (x *Reset) ProtoReflect() protoreflect.Message {
-	mi := &file_chat_v1_event_proto_msgTypes[7]
+	mi := &file_chat_v1_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +823,7 @@ func (x *Reset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reset.ProtoReflect.Descriptor instead.
 func (*Reset) Descriptor() ([]byte, []int) {
-	return file_chat_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_chat_v1_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Reset) GetOldestCursor() string {
@@ -552,7 +837,24 @@ var File_chat_v1_event_proto protoreflect.FileDescriptor
 
 const file_chat_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x13chat/v1/event.proto\x12\achat.v1\x1a\x15chat/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"*\n" +
+	"\x13chat/v1/event.proto\x12\achat.v1\x1a\x15chat/v1/message.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n" +
+	"\x0eConnectRequest\x12*\n" +
+	"\x05sends\x18\x01 \x03(\v2\x14.chat.v1.SendRequestR\x05sends\x127\n" +
+	"\tsubscribe\x18\x02 \x01(\v2\x19.chat.v1.SubscribeRequestR\tsubscribe\"\xb1\x01\n" +
+	"\x0fConnectResponse\x120\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x14.chat.v1.SendOutcomeR\boutcomes\x122\n" +
+	"\x06events\x18\x02 \x01(\v2\x1a.chat.v1.SubscribeResponseR\x06events\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\"\n" +
+	"\rmax_in_flight\x18\x04 \x01(\rR\vmaxInFlight\"\x8c\x01\n" +
+	"\vSendOutcome\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12,\n" +
+	"\areceipt\x18\x02 \x01(\v2\x10.chat.v1.ReceiptH\x00R\areceipt\x12,\n" +
+	"\afailure\x18\x03 \x01(\v2\x10.chat.v1.FailureH\x00R\afailureB\t\n" +
+	"\aoutcome\"O\n" +
+	"\aFailure\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"*\n" +
 	"\x10SubscribeRequest\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\tR\x06cursor\"\xb6\x01\n" +
 	"\x11SubscribeResponse\x12&\n" +
@@ -585,9 +887,10 @@ const file_chat_v1_event_proto_rawDesc = "" +
 	"\aroom_id\x18\x01 \x01(\tR\x06roomId\x12\x12\n" +
 	"\x04seqs\x18\x02 \x03(\x04R\x04seqs\",\n" +
 	"\x05Reset\x12#\n" +
-	"\roldest_cursor\x18\x01 \x01(\tR\foldestCursor2T\n" +
+	"\roldest_cursor\x18\x01 \x01(\tR\foldestCursor2\x96\x01\n" +
 	"\fEventService\x12D\n" +
-	"\tSubscribe\x12\x19.chat.v1.SubscribeRequest\x1a\x1a.chat.v1.SubscribeResponse0\x01B$Z\"example.com/chat/rpc/chatpb;chatpbb\x06proto3"
+	"\tSubscribe\x12\x19.chat.v1.SubscribeRequest\x1a\x1a.chat.v1.SubscribeResponse0\x01\x12@\n" +
+	"\aConnect\x12\x17.chat.v1.ConnectRequest\x1a\x18.chat.v1.ConnectResponse(\x010\x01B$Z\"example.com/chat/rpc/chatpb;chatpbb\x06proto3"
 
 var (
 	file_chat_v1_event_proto_rawDescOnce sync.Once
@@ -601,36 +904,50 @@ func file_chat_v1_event_proto_rawDescGZIP() []byte {
 	return file_chat_v1_event_proto_rawDescData
 }
 
-var file_chat_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_chat_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_chat_v1_event_proto_goTypes = []any{
-	(*SubscribeRequest)(nil),      // 0: chat.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),     // 1: chat.v1.SubscribeResponse
-	(*Event)(nil),                 // 2: chat.v1.Event
-	(*MemberJoined)(nil),          // 3: chat.v1.MemberJoined
-	(*MemberLeft)(nil),            // 4: chat.v1.MemberLeft
-	(*MarkerMoved)(nil),           // 5: chat.v1.MarkerMoved
-	(*MessagesHidden)(nil),        // 6: chat.v1.MessagesHidden
-	(*Reset)(nil),                 // 7: chat.v1.Reset
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*Message)(nil),               // 9: chat.v1.Message
+	(*ConnectRequest)(nil),        // 0: chat.v1.ConnectRequest
+	(*ConnectResponse)(nil),       // 1: chat.v1.ConnectResponse
+	(*SendOutcome)(nil),           // 2: chat.v1.SendOutcome
+	(*Failure)(nil),               // 3: chat.v1.Failure
+	(*SubscribeRequest)(nil),      // 4: chat.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),     // 5: chat.v1.SubscribeResponse
+	(*Event)(nil),                 // 6: chat.v1.Event
+	(*MemberJoined)(nil),          // 7: chat.v1.MemberJoined
+	(*MemberLeft)(nil),            // 8: chat.v1.MemberLeft
+	(*MarkerMoved)(nil),           // 9: chat.v1.MarkerMoved
+	(*MessagesHidden)(nil),        // 10: chat.v1.MessagesHidden
+	(*Reset)(nil),                 // 11: chat.v1.Reset
+	(*SendRequest)(nil),           // 12: chat.v1.SendRequest
+	(*Receipt)(nil),               // 13: chat.v1.Receipt
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*Message)(nil),               // 15: chat.v1.Message
 }
 var file_chat_v1_event_proto_depIdxs = []int32{
-	2,  // 0: chat.v1.SubscribeResponse.events:type_name -> chat.v1.Event
-	7,  // 1: chat.v1.SubscribeResponse.reset:type_name -> chat.v1.Reset
-	8,  // 2: chat.v1.SubscribeResponse.server_time:type_name -> google.protobuf.Timestamp
-	8,  // 3: chat.v1.Event.time:type_name -> google.protobuf.Timestamp
-	9,  // 4: chat.v1.Event.message:type_name -> chat.v1.Message
-	3,  // 5: chat.v1.Event.member_joined:type_name -> chat.v1.MemberJoined
-	4,  // 6: chat.v1.Event.member_left:type_name -> chat.v1.MemberLeft
-	5,  // 7: chat.v1.Event.marker_moved:type_name -> chat.v1.MarkerMoved
-	6,  // 8: chat.v1.Event.messages_hidden:type_name -> chat.v1.MessagesHidden
-	0,  // 9: chat.v1.EventService.Subscribe:input_type -> chat.v1.SubscribeRequest
-	1,  // 10: chat.v1.EventService.Subscribe:output_type -> chat.v1.SubscribeResponse
-	10, // [10:11] is the sub-list for method output_type
-	9,  // [9:10] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 0: chat.v1.ConnectRequest.sends:type_name -> chat.v1.SendRequest
+	4,  // 1: chat.v1.ConnectRequest.subscribe:type_name -> chat.v1.SubscribeRequest
+	2,  // 2: chat.v1.ConnectResponse.outcomes:type_name -> chat.v1.SendOutcome
+	5,  // 3: chat.v1.ConnectResponse.events:type_name -> chat.v1.SubscribeResponse
+	13, // 4: chat.v1.SendOutcome.receipt:type_name -> chat.v1.Receipt
+	3,  // 5: chat.v1.SendOutcome.failure:type_name -> chat.v1.Failure
+	6,  // 6: chat.v1.SubscribeResponse.events:type_name -> chat.v1.Event
+	11, // 7: chat.v1.SubscribeResponse.reset:type_name -> chat.v1.Reset
+	14, // 8: chat.v1.SubscribeResponse.server_time:type_name -> google.protobuf.Timestamp
+	14, // 9: chat.v1.Event.time:type_name -> google.protobuf.Timestamp
+	15, // 10: chat.v1.Event.message:type_name -> chat.v1.Message
+	7,  // 11: chat.v1.Event.member_joined:type_name -> chat.v1.MemberJoined
+	8,  // 12: chat.v1.Event.member_left:type_name -> chat.v1.MemberLeft
+	9,  // 13: chat.v1.Event.marker_moved:type_name -> chat.v1.MarkerMoved
+	10, // 14: chat.v1.Event.messages_hidden:type_name -> chat.v1.MessagesHidden
+	4,  // 15: chat.v1.EventService.Subscribe:input_type -> chat.v1.SubscribeRequest
+	0,  // 16: chat.v1.EventService.Connect:input_type -> chat.v1.ConnectRequest
+	5,  // 17: chat.v1.EventService.Subscribe:output_type -> chat.v1.SubscribeResponse
+	1,  // 18: chat.v1.EventService.Connect:output_type -> chat.v1.ConnectResponse
+	17, // [17:19] is the sub-list for method output_type
+	15, // [15:17] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_chat_v1_event_proto_init() }
@@ -640,6 +957,10 @@ func file_chat_v1_event_proto_init() {
 	}
 	file_chat_v1_message_proto_init()
 	file_chat_v1_event_proto_msgTypes[2].OneofWrappers = []any{
+		(*SendOutcome_Receipt)(nil),
+		(*SendOutcome_Failure)(nil),
+	}
+	file_chat_v1_event_proto_msgTypes[6].OneofWrappers = []any{
 		(*Event_Message)(nil),
 		(*Event_MemberJoined)(nil),
 		(*Event_MemberLeft)(nil),
@@ -652,7 +973,7 @@ func file_chat_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chat_v1_event_proto_rawDesc), len(file_chat_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	EventService_Subscribe_FullMethodName = "/chat.v1.EventService/Subscribe"
+	EventService_Connect_FullMethodName   = "/chat.v1.EventService/Connect"
 )
 
 // EventServiceClient is the client API for EventService service.
@@ -41,6 +42,24 @@ type EventServiceClient interface {
 	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond 8
 	// streams of a session.
 	Subscribe(ctx context.Context, in *SubscribeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SubscribeResponse], error)
+	// Connect is a conversation for those who send much: the caller sends many messages without
+	// waiting, and the node answers each of them, in any order, and several in a frame. Everything that
+	// it does can be done with MessageService.Send and Subscribe too, and means the same.
+	//
+	// The first frame of the node comes at once and says how many sends may be without an answer; what
+	// goes beyond is answered with OVERLOADED (RESOURCE_EXHAUSTED). Sends that have no answer when the
+	// stream ends may have been done: repeat them under their operation ids, here or at another node.
+	// The order of sends that are under way together is not promised.
+	//
+	// One frame may have subscribe set: from then on the stream also brings the caller's events, as
+	// Subscribe does, heartbeats included. A caller that does not read has no answers and no events,
+	// and is cut off when it goes on sending.
+	//
+	// Reasons, of the stream: UNAUTHENTICATED, also when the session ends during the stream; DRAINING
+	// (UNAVAILABLE), when what was taken has been answered: go on at another node; LIMIT
+	// (RESOURCE_EXHAUSTED) beyond 8 of a session; OVERLOADED for who does not read; those of Subscribe.
+	// Of an answer: those of MessageService.Send.
+	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConnectRequest, ConnectResponse], error)
 }
 
 type eventServiceClient struct {
@@ -70,6 +89,19 @@ func (c *eventServiceClient) Subscribe(ctx context.Context, in *SubscribeRequest
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type EventService_SubscribeClient = grpc.ServerStreamingClient[SubscribeResponse]
 
+func (c *eventServiceClient) Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConnectRequest, ConnectResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &EventService_ServiceDesc.Streams[1], EventService_Connect_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ConnectRequest, ConnectResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type EventService_ConnectClient = grpc.BidiStreamingClient[ConnectRequest, ConnectResponse]
+
 // EventServiceServer is the server API for EventService service.
 // All implementations must embed UnimplementedEventServiceServer
 // for forward compatibility.
@@ -89,6 +121,24 @@ type EventServiceServer interface {
 	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond 8
 	// streams of a session.
 	Subscribe(*SubscribeRequest, grpc.ServerStreamingServer[SubscribeResponse]) error
+	// Connect is a conversation for those who send much: the caller sends many messages without
+	// waiting, and the node answers each of them, in any order, and several in a frame. Everything that
+	// it does can be done with MessageService.Send and Subscribe too, and means the same.
+	//
+	// The first frame of the node comes at once and says how many sends may be without an answer; what
+	// goes beyond is answered with OVERLOADED (RESOURCE_EXHAUSTED). Sends that have no answer when the
+	// stream ends may have been done: repeat them under their operation ids, here or at another node.
+	// The order of sends that are under way together is not promised.
+	//
+	// One frame may have subscribe set: from then on the stream also brings the caller's events, as
+	// Subscribe does, heartbeats included. A caller that does not read has no answers and no events,
+	// and is cut off when it goes on sending.
+	//
+	// Reasons, of the stream: UNAUTHENTICATED, also when the session ends during the stream; DRAINING
+	// (UNAVAILABLE), when what was taken has been answered: go on at another node; LIMIT
+	// (RESOURCE_EXHAUSTED) beyond 8 of a session; OVERLOADED for who does not read; those of Subscribe.
+	// Of an answer: those of MessageService.Send.
+	Connect(grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]) error
 	mustEmbedUnimplementedEventServiceServer()
 }
 
@@ -101,6 +151,9 @@ type UnimplementedEventServiceServer struct{}
 
 func (UnimplementedEventServiceServer) Subscribe(*SubscribeRequest, grpc.ServerStreamingServer[SubscribeResponse]) error {
 	return status.Error(codes.Unimplemented, "method Subscribe not implemented")
+}
+func (UnimplementedEventServiceServer) Connect(grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]) error {
+	return status.Error(codes.Unimplemented, "method Connect not implemented")
 }
 func (UnimplementedEventServiceServer) mustEmbedUnimplementedEventServiceServer() {}
 func (UnimplementedEventServiceServer) testEmbeddedByValue()                      {}
@@ -134,6 +187,13 @@ func _EventService_Subscribe_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type EventService_SubscribeServer = grpc.ServerStreamingServer[SubscribeResponse]
 
+func _EventService_Connect_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(EventServiceServer).Connect(&grpc.GenericServerStream[ConnectRequest, ConnectResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type EventService_ConnectServer = grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]
+
 // EventService_ServiceDesc is the grpc.ServiceDesc for EventService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -146,6 +206,12 @@ var EventService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Subscribe",
 			Handler:       _EventService_Subscribe_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Connect",
+			Handler:       _EventService_Connect_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "chat/v1/event.proto",
