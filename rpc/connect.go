@@ -29,9 +29,9 @@ const (
 )
 
 // conversation is one stream of Connect. It has three goroutines beside the handler's: read takes
-// frames, write sends them, and events is there when the caller has asked for events. They end with
-// the stream, which is over when the handler returns: sending knows no deadline, so the handler
-// does not send, and a caller who does not read holds nobody up.
+// frames, write sends them, and events is there when the caller has asked for events. Receiving and
+// sending know no deadline, and end when the handler returns: so it does neither itself, and a caller
+// who does not read holds nobody up. It waits for events.
 type conversation struct {
 	*Service
 	who    state.Actor
@@ -41,10 +41,11 @@ type conversation struct {
 	wake   chan struct{}                  // one slot: there is something for write
 	frames chan *chatpb.SubscribeResponse // from events
 
-	number  uint64 // of the last send; used by read alone
-	listens bool   // events was started; used by read alone
+	number uint64         // of the last send; used by read alone
+	work   sync.WaitGroup // of events
 
 	mu       sync.Mutex // guards what follows
+	listens  bool       // events was started, or is not to be any more
 	inFlight int        // sends that were taken, and whose answers are not written
 	answers  []*chatpb.SendOutcome
 	ending   error // why nothing more is taken
@@ -65,6 +66,11 @@ func (s events) Connect(stream grpc.BidiStreamingServer[chatpb.ConnectRequest, c
 	go c.safely(c.read)
 	go c.safely(c.write)
 	err := c.watch()
+	c.cancel(err)
+	c.mu.Lock()
+	c.listens = true
+	c.mu.Unlock()
+	c.work.Wait()
 	if errors.Is(err, errHungUp) {
 		return nil
 	}
@@ -155,10 +161,9 @@ func (c *conversation) read() error {
 // take takes one frame.
 func (c *conversation) take(f *chatpb.ConnectRequest) error {
 	if f.Subscribe != nil {
-		if c.listens {
+		if !c.listen() {
 			return grpcerr.Invalid("subscribe", "is set in a second frame")
 		}
-		c.listens = true
 		go c.safely(func() error { return c.events(f.Subscribe.Cursor) })
 	}
 	var commands []*state.Command
@@ -188,6 +193,18 @@ func (c *conversation) take(f *chatpb.ConnectRequest) error {
 		c.answer(n, nil, err, true)
 	}
 	return nil
+}
+
+// listen reports true once, and not when the handler is about to return.
+func (c *conversation) listen() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.listens {
+		return false
+	}
+	c.listens = true
+	c.work.Add(1)
+	return true
 }
 
 // errNoReader: so many refusals wait to be read that the caller does not read.
@@ -251,9 +268,6 @@ func (c *conversation) write() error {
 		if f.Outcomes, done = c.ready(); done != nil {
 			return done
 		}
-		if c.reason() != nil {
-			f.Events = nil // they may come after the end of the session
-		}
 		if len(f.Outcomes) > 0 {
 			f.Index = c.o.Replica.Applied()
 		} else if f.Events == nil {
@@ -293,6 +307,7 @@ func (c *conversation) written(n int) {
 // events is a goroutine. A caller who is slow to read holds up this one alone, which then goes on
 // from what is stored.
 func (c *conversation) events(from string) error {
+	defer c.work.Done()
 	f := &feed{Service: c.Service, who: c.who, send: func(ctx context.Context, frame *chatpb.SubscribeResponse) error {
 		select {
 		case c.frames <- frame:
@@ -303,7 +318,7 @@ func (c *conversation) events(from string) error {
 	}}
 	if err := f.run(c.ctx, from); c.ctx.Err() == nil {
 		c.end(err)
+		<-c.ctx.Done()
 	}
-	<-c.ctx.Done()
 	return nil
 }

@@ -29,20 +29,21 @@ import (
 
 // replica is a real state behind a log that always has its majority.
 type replica struct {
-	t   testing.TB
-	db  *pebble.DB
-	hub *fanout.Hub
-	s   *state.State
-	log chan struct{} // one slot: whoever has it may apply. A mutex would not let fake time pass.
-	gap time.Duration // between the commit of an entry and the word of it, and before a view is read
+	t    testing.TB
+	db   *pebble.DB
+	hub  *fanout.Hub
+	s    *state.State
+	log  chan struct{}  // one slot: whoever has it may apply. A mutex would not let fake time pass.
+	work sync.WaitGroup // of Submit
+	gap  time.Duration  // between the commit of an entry and the word of it, and before a view is read
 
-	mu    sync.Mutex // guards what follows
-	index uint64
-	ahead time.Duration // of the log's clock
-	hold  chan struct{} // proposals wait until it is closed; nil for no wait
-	room  int           // how many commands Submit takes; 0 for all
-	stuck bool          // reads at a level wait for ever
-	fault error         // what everything fails with
+	mu      sync.Mutex // guards what follows
+	index   uint64
+	ahead   time.Duration // of the log's clock
+	hold    chan struct{} // proposals wait until it is closed; nil for no wait
+	accepts int           // how many commands Submit takes; 0 for all
+	stuck   bool          // reads at a level wait for ever
+	fault   error         // what everything fails with
 }
 
 var _ Replica = (*replica)(nil)
@@ -59,12 +60,13 @@ func newReplica(t testing.TB) *replica {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r := &replica{t: t, db: db, hub: fanout.NewHub(), log: make(chan struct{}, 1)}
 	t.Cleanup(func() {
+		r.work.Wait()
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	r := &replica{t: t, db: db, hub: fanout.NewHub(), log: make(chan struct{}, 1)}
 	if r.s, err = state.Open(db); err != nil {
 		t.Fatal(err)
 	}
@@ -97,21 +99,21 @@ func (r *replica) Propose(ctx context.Context, c *state.Command) (*state.Result,
 // Submit is Propose for each, one after the other and in the background.
 func (r *replica) Submit(commands []*state.Command, done func(int, *state.Result, error)) (int, error) {
 	r.mu.Lock()
-	room, fault := r.room, r.fault
+	accepts, fault := r.accepts, r.fault
 	r.mu.Unlock()
 	if fault != nil {
 		return 0, fault
 	}
 	n := len(commands)
-	if room > 0 {
-		n = min(n, room)
+	if accepts > 0 {
+		n = min(n, accepts)
 	}
-	go func() {
+	r.work.Go(func() {
 		for i, c := range commands[:n] {
 			res, err := r.Propose(r.t.Context(), c)
 			done(i, res, err)
 		}
-	}()
+	})
 	if n < len(commands) {
 		return n, chaterr.ErrOverloaded
 	}
@@ -235,7 +237,7 @@ func newHost(t testing.TB, log *zap.Logger, opts ...grpc.ServerOption) *host {
 	var err error
 	h.cc, err = grpc.NewClient("passthrough:///host", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) { return dial(ctx, to) }),
-		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
+		grpc.WithStaticStreamWindowSize(64<<10), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
