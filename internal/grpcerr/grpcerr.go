@@ -117,6 +117,17 @@ func FromStatus(err error) error {
 	return err
 }
 
+// FromReason is FromStatus for a status whose parts came in a message.
+func FromReason(code codes.Code, reason, message string) error {
+	if code == codes.OK {
+		code = codes.Unknown // an error is none
+	}
+	if reason == "" {
+		return status.Error(code, message)
+	}
+	return FromStatus(row{code: code, reason: reason}.status(errors.New(message)))
+}
+
 // Reason is the reason that a status carries, empty when it is not one of ours.
 func Reason(err error) string {
 	s, ok := status.FromError(err)

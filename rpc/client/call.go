@@ -87,8 +87,13 @@ func (c *Client) seen(header metadata.MD) {
 		return
 	}
 	if i, err := strconv.ParseUint(v[0], 10, 64); err == nil {
-		for old := c.index.Load(); i > old && !c.index.CompareAndSwap(old, i); old = c.index.Load() {
-		}
+		c.newest(i)
+	}
+}
+
+// newest notes how new a state is that this client has seen.
+func (c *Client) newest(i uint64) {
+	for old := c.index.Load(); i > old && !c.index.CompareAndSwap(old, i); old = c.index.Load() {
 	}
 }
 
@@ -97,6 +102,39 @@ func (c *Client) seen(header metadata.MD) {
 // may be repeated.
 func call[C any, Q proto.Message, A any](ctx context.Context, c *Client, client func(grpc.ClientConnInterface) C,
 	f func(C, context.Context, Q, ...grpc.CallOption) (A, error), q Q) (A, error) {
+	return try(ctx, c, q, func(ctx context.Context, _ *endpoint, cc *grpc.ClientConn, patience time.Duration) attempt[A] {
+		return plain(ctx, c, cc, client, f, q, patience)
+	})
+}
+
+// attempt is the outcome of asking one node.
+type attempt[A any] struct {
+	answer A
+	err    error
+	sent   bool // the node may have the request
+	silent bool // there was no answer in time
+}
+
+// plain is one attempt by a unary call.
+func plain[C any, Q proto.Message, A any](ctx context.Context, c *Client, cc *grpc.ClientConn, client func(grpc.ClientConnInterface) C,
+	f func(C, context.Context, Q, ...grpc.CallOption) (A, error), q Q, patience time.Duration) (a attempt[A]) {
+	ctx, done := context.WithTimeout(ctx, patience)
+	defer done()
+	var header metadata.MD
+	var to peer.Peer // stays empty when there was no connection to send on
+	a.answer, a.err = f(client(cc), c.outgoing(ctx, c.Token()), q, grpc.Header(&header), grpc.Peer(&to))
+	a.sent, a.silent = to.Addr != nil, a.err != nil && ctx.Err() != nil
+	if a.err == nil {
+		c.seen(header)
+	}
+	a.err = grpcerr.FromStatus(a.err)
+	return a
+}
+
+// try asks one node after the other until one has answered. ask makes an attempt, which takes no
+// longer than patience.
+func try[Q proto.Message, A any](ctx context.Context, c *Client, q Q,
+	ask func(ctx context.Context, n *endpoint, cc *grpc.ClientConn, patience time.Duration) attempt[A]) (A, error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	var none A
@@ -111,26 +149,19 @@ func call[C any, Q proto.Message, A any](ctx context.Context, c *Client, client 
 		if err != nil {
 			return none, c.ended(ctx, err, unknown)
 		}
-		attempt, done := context.WithTimeout(ctx, wait)
-		var header metadata.MD
-		var to peer.Peer // stays empty when there was no connection to send on
-		a, err := f(client(cc), c.outgoing(attempt, c.Token()), q, grpc.Header(&header), grpc.Peer(&to))
-		silent := err != nil && attempt.Err() != nil
-		done()
-		if err == nil {
+		a := ask(ctx, n, cc, wait)
+		if a.err == nil {
 			c.nodes.worked(n)
-			c.seen(header)
-			return a, nil
+			return a.answer, nil
 		}
-		err = grpcerr.FromStatus(err)
 		if last == nil || ctx.Err() == nil {
-			last = err
+			last = a.err
 		}
-		verdict := judge(err, silent)
+		verdict := judge(a.err, a.silent)
 		switch verdict {
 		case refused:
 			c.nodes.worked(n)
-			return none, refusal(err, q, unknown)
+			return none, refusal(a.err, q, unknown)
 		case overloaded:
 			c.nodes.worked(n)
 			if !sleep(ctx, 200*time.Millisecond) {
@@ -138,13 +169,13 @@ func call[C any, Q proto.Message, A any](ctx context.Context, c *Client, client 
 			}
 			continue
 		case lost:
-			unknown = unknown || changes && to.Addr != nil
+			unknown = unknown || changes && a.sent
 		}
 		if errors.Is(ctx.Err(), context.Canceled) { // by the caller, or by Close: no fault of the node
 			return none, c.ended(ctx, last, unknown)
 		}
-		c.nodes.failed(n, verdict == elsewhere, silent)
-		if silent {
+		c.nodes.failed(n, verdict == elsewhere, a.silent)
+		if a.silent {
 			wait = min(2*wait, maxPatience)
 		}
 		if !sleep(ctx, c.nodes.rest()) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -43,8 +44,7 @@ func TestCall_OneOperation(t *testing.T) {
 		"a proxy gives up":          {func(*node, context.Context) error { return status.Error(codes.DeadlineExceeded, "upstream timeout") }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t)
+			bothWays(t, func(t *testing.T, c *cluster) {
 				n1, n2 := c.node("n1:1"), c.node("n2:1")
 				n1.send = func(ctx context.Context, _ *chatpb.SendRequest) (*chatpb.SendResponse, error) {
 					return nil, tt.first(n1, ctx)
@@ -79,8 +79,7 @@ func TestCall_Refused(t *testing.T) {
 		status.Error(codes.PermissionDenied, "an interceptor of the host"), status.Error(codes.Unimplemented, "an older version"),
 	} {
 		t.Run(refusal.Error(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t)
+			bothWays(t, func(t *testing.T, c *cluster) {
 				n1, n2 := c.node("n1:1"), c.node("n2:1")
 				n1.send = func(context.Context, *chatpb.SendRequest) (*chatpb.SendResponse, error) { return nil, over(refusal) }
 				_, err := c.client(n1, n2).Send(t.Context(), ToUser("bob"), Draft{Text: "hello"})
@@ -101,9 +100,9 @@ func TestCall_Refused(t *testing.T) {
 func TestCall_ThreeKinds(t *testing.T) {
 	lost := func(n *node, ctx context.Context) error { n.c.net.Reset("client", n.addr); return freeze(ctx) }
 	once := func(first, then func(*node, context.Context) error) func(*node, context.Context) error {
-		var times atomic.Int32
+		var asked sync.Map // nodes
 		return func(n *node, ctx context.Context) error {
-			if times.Add(1) == 1 {
+			if _, again := asked.LoadOrStore(n, true); !again {
 				return first(n, ctx)
 			}
 			return then(n, ctx)
@@ -131,8 +130,7 @@ func TestCall_ThreeKinds(t *testing.T) {
 	} {
 		for _, changes := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, changes %v", name, changes), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					c := newCluster(t)
+				bothWays(t, func(t *testing.T, c *cluster) {
 					n := c.node("n1:1")
 					n.send = func(ctx context.Context, _ *chatpb.SendRequest) (*chatpb.SendResponse, error) {
 						return nil, tt.node(n, ctx)
@@ -173,8 +171,7 @@ func TestCall_ThreeKinds(t *testing.T) {
 // election took.
 func TestCall_Election(t *testing.T) {
 	for _, election := range []time.Duration{100 * time.Millisecond, 750 * time.Millisecond, 1600 * time.Millisecond, 3 * time.Second} {
-		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t)
+		bothWays(t, func(t *testing.T, c *cluster) {
 			start := time.Now()
 			n := c.node("n1:1")
 			n.send = func(context.Context, *chatpb.SendRequest) (*chatpb.SendResponse, error) {
@@ -211,8 +208,7 @@ func TestCall_BackOff(t *testing.T) {
 		"one is overloaded":    {1, false, chaterr.ErrOverloaded, 100, 151},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t)
+			bothWays(t, func(t *testing.T, c *cluster) {
 				var attempts atomic.Int32
 				var nodes []*node
 				for i := range tt.nodes {
@@ -268,8 +264,7 @@ func TestCall_Recovers(t *testing.T) {
 		"a dead connection": {func(c *cluster) { c.net.Blackhole("client", "n1:1") }, func(*cluster) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t)
+			bothWays(t, func(t *testing.T, c *cluster) {
 				n1 := c.node("n1:1")
 				cl := c.client(n1)
 				tt.away(c)
@@ -286,8 +281,7 @@ func TestCall_Recovers(t *testing.T) {
 // TestCall_ShortDeadlines: the caller's own haste is not the node's fault when the caller gives up, and
 // the connection with all that is on it stays.
 func TestCall_ShortDeadlines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t)
+	bothWays(t, func(t *testing.T, c *cluster) {
 		n1, n2 := c.node("n1:1"), c.node("n2:1")
 		n1.send = func(ctx context.Context, _ *chatpb.SendRequest) (*chatpb.SendResponse, error) {
 			return nil, freeze(ctx)
@@ -312,8 +306,7 @@ func TestCall_Unsendable(t *testing.T) {
 		"no UTF-8":    "a\xff",
 		"5 megabytes": strings.Repeat("x", 5<<20),
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t)
+		bothWays(t, func(t *testing.T, c *cluster) {
 			n := c.node("n1:1")
 			cl := c.client(n)
 			var err error
@@ -421,8 +414,7 @@ func TestLogout(t *testing.T) {
 // TestClient_Closed: Close ends what waits, and says so to whoever still calls. A change that was under
 // way may have been done.
 func TestClient_Closed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t)
+	bothWays(t, func(t *testing.T, c *cluster) {
 		n := c.node("n1:1")
 		n.send = func(ctx context.Context, _ *chatpb.SendRequest) (*chatpb.SendResponse, error) {
 			return nil, freeze(ctx)

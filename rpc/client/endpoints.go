@@ -29,6 +29,10 @@ type endpoint struct {
 	cc    *grpc.ClientConn // nil before the first call, and after it was given up
 	fails int              // calls in a row that this node could not serve
 	until time.Time        // when it is worth another try
+	lane  *lane            // nil before the first send
+
+	plain      *grpc.ClientConn // a connection on which sends are calls
+	plainUntil time.Time
 }
 
 func (e *endpoints) add(addr string, dial func() (*grpc.ClientConn, error)) error {

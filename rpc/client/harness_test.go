@@ -4,20 +4,24 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"example.com/chat/internal/cursor"
+	"example.com/chat/internal/grpcerr"
 	"example.com/chat/internal/simnet"
 	"example.com/chat/rpc/chatpb"
 )
 
 // cluster is nodes that say what a test wants them to say.
 type cluster struct {
-	t   *testing.T
-	net *simnet.Net
+	t     *testing.T
+	net   *simnet.Net
+	calls bool // the nodes have no Connect
 }
 
 // node is one of them. What it was asked is noted; its functions are set before it is asked.
@@ -35,6 +39,7 @@ type node struct {
 	login     func(ctx context.Context, r *chatpb.LoginRequest) (*chatpb.LoginResponse, error)
 	logout    func(ctx context.Context) error
 	subscribe func(n int, r *chatpb.SubscribeRequest, s grpc.ServerStreamingServer[chatpb.SubscribeResponse]) error
+	connect   func(s talk) error // nil for what send says
 	servers   []*chatpb.Server
 
 	mu      sync.Mutex // guards what follows
@@ -83,6 +88,68 @@ func (c *cluster) client(nodes ...*node) *Client {
 		}
 	}
 	return cl
+}
+
+// bothWays runs a test on nodes that have Connect, and on nodes that have not.
+func bothWays(t *testing.T, f func(t *testing.T, c *cluster)) {
+	t.Helper()
+	for way, calls := range map[string]bool{"stream": false, "call": true} {
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t)
+				c.calls = calls
+				f(t, c)
+			})
+		})
+	}
+}
+
+type talk = grpc.BidiStreamingServer[chatpb.ConnectRequest, chatpb.ConnectResponse]
+
+// window is how many sends a stream may have under way.
+const window = 100
+
+// Connect answers each send with what Send says, when it says it.
+func (n *node) Connect(s talk) error {
+	if n.c.calls {
+		return n.UnimplementedEventServiceServer.Connect(s)
+	}
+	if n.connect != nil {
+		return n.connect(s)
+	}
+	if err := s.Send(&chatpb.ConnectResponse{MaxInFlight: window}); err != nil {
+		return err
+	}
+	var mu sync.Mutex // guards Send
+	for number := uint64(1); ; {
+		f, err := s.Recv()
+		if err != nil {
+			return nil
+		}
+		for _, r := range f.Sends {
+			at := number
+			number++
+			go func() {
+				o := n.outcome(s.Context(), at, r)
+				mu.Lock()
+				defer mu.Unlock()
+				_ = s.Send(&chatpb.ConnectResponse{Outcomes: []*chatpb.SendOutcome{o}}) // the client may have gone
+			}()
+		}
+	}
+}
+
+func (n *node) outcome(ctx context.Context, at uint64, r *chatpb.SendRequest) *chatpb.SendOutcome {
+	a, err := n.Send(ctx, r)
+	if err == nil {
+		return receipt(at, a.Receipt.GetSeq())
+	}
+	f := &chatpb.Failure{Code: int32(status.Code(err)), Reason: grpcerr.Reason(err), Message: err.Error()}
+	return &chatpb.SendOutcome{Number: at, Outcome: &chatpb.SendOutcome_Failure{Failure: f}}
+}
+
+func receipt(number, seq uint64) *chatpb.SendOutcome {
+	return &chatpb.SendOutcome{Number: number, Outcome: &chatpb.SendOutcome_Receipt{Receipt: &chatpb.Receipt{RoomId: "r1", Seq: seq}}}
 }
 
 // asked notes a call.

@@ -4,7 +4,11 @@ import (
 	"context"
 	"iter"
 	"time"
+	"unicode/utf8"
 
+	"google.golang.org/grpc"
+
+	"example.com/chat/internal/grpcerr"
 	"example.com/chat/rpc/chatpb"
 )
 
@@ -47,15 +51,20 @@ type Receipt struct {
 // Send sends a message and returns when it is committed. It tries all nodes until ctx ends, and the
 // message is there once, however often it was tried. After ErrUnknownOutcome, sending again with
 // the OperationID of the Receipt, which is set then too, either gets the message's receipt or
-// sends it. Errors: ErrNoSuchRoom, ErrNotMember, ErrNoSuchUser, ErrInvalid, ErrLimit,
+// sends it. Sends of several goroutines share a stream to the node, if it has such streams, and their
+// order is not promised. Errors: ErrNoSuchRoom, ErrNotMember, ErrNoSuchUser, ErrInvalid, ErrLimit,
 // ErrOperationMismatch, ErrOperationTooOld.
 func (c *Client) Send(ctx context.Context, to Target, d Draft) (Receipt, error) {
 	if d.OperationID == "" {
 		d.OperationID = c.NewOperationID()
 	}
-	a, err := call(ctx, c, chatpb.NewMessageServiceClient, chatpb.MessageServiceClient.Send,
-		&chatpb.SendRequest{OperationId: d.OperationID, Target: to.proto(), Text: d.Text})
-	r := a.GetReceipt()
+	req := &chatpb.SendRequest{OperationId: d.OperationID, Target: to.proto(), Text: d.Text}
+	if !utf8.ValidString(d.Text) || !utf8.ValidString(to.room+to.user) || !utf8.ValidString(d.OperationID) { // it would end the stream, for all
+		return Receipt{OperationID: d.OperationID}, grpcerr.Invalid("the draft", "is not UTF-8")
+	}
+	r, err := try(ctx, c, req, func(ctx context.Context, n *endpoint, cc *grpc.ClientConn, patience time.Duration) sending {
+		return c.sendAt(ctx, n, cc, req, patience)
+	})
 	return Receipt{r.GetRoomId(), r.GetSeq(), toTime(r.GetCreateTime()), r.GetDuplicate(), d.OperationID}, err
 }
 
