@@ -12,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -91,9 +90,7 @@ func TestApply_Halts(t *testing.T) {
 			return entry(t, 31, epoch, send, command(t, actors[1], nil, &state.SendMessage{Target: state.ToRoom(1 << 40), Text: "x"}))
 		}, func(m *machine) {
 			room := append([]byte{'r'}, 0, 0, 1, 0, 0, 0, 0, 0)
-			if err := m.store.db.Set(room, []byte("\xff\xff\xff"), pebble.NoSync); err != nil {
-				t.Fatal(err)
-			}
+			m.damage(room, []byte("\xff\xff\xff"))
 		}, chaterr.ErrCorrupt},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,9 +160,7 @@ func TestApply_Panic(t *testing.T) {
 	m := newMachine(t)
 	m.apply(logs[:20], 10)
 	session := []byte("s\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02")
-	if err := m.store.db.Set(session, []byte("short"), pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	m.damage(session, []byte("short"))
 	before := dump(t, m.FSM)
 	for _, a := range m.ApplyBatch(logs[20:]) {
 		if _, err := Results(a); !errors.Is(err, chaterr.ErrFault) {
@@ -192,9 +187,7 @@ func TestApply_Quarantine(t *testing.T) {
 		ms = append(ms, m)
 	}
 	for _, m := range ms[:2] {
-		if err := m.store.db.Set(session, []byte("short"), pebble.NoSync); err != nil {
-			t.Fatal(err)
-		}
+		m.damage(session, []byte("short"))
 	}
 	for i, m := range ms {
 		rs, err := Results(m.Apply(entry(t, 22, epoch, send)))

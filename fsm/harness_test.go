@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -60,6 +61,15 @@ func (m *machine) tell(f func()) {
 func newMachine(t testing.TB) *machine {
 	t.Helper()
 	return reopen(t, t.TempDir())
+}
+
+// damage writes a record past the state, which does not have it in memory afterwards.
+func (m *machine) damage(k, v []byte) {
+	m.t.Helper()
+	given := m.state.NewBatch() // and given up
+	if err := errors.Join(m.store.db.Set(k, v, pebble.NoSync), given.Close()); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func reopen(t testing.TB, dir string) *machine {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/fsm/state"
@@ -25,9 +24,7 @@ func diverged(t *testing.T) (bad, good *machine, logs []*raft.Log) {
 		m.snapshot(logs[20])
 	}
 	session := []byte("s\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02")
-	if err := bad.store.db.Set(session, []byte("short"), pebble.NoSync); err != nil {
-		t.Fatal(err)
-	}
+	bad.damage(session, []byte("short"))
 	send := command(t, actors[0], nil, &state.SendMessage{Target: state.ToUser("user1"), Text: "x"})
 	logs = append(logs, entry(t, 22, epoch, send), entry(t, 23, epoch, command(t, state.Actor{}, nil, &state.MarkState{})))
 	for _, m := range []*machine{bad, good} {

@@ -34,6 +34,10 @@ type Batch struct {
 
 // NewBatch begins a batch.
 func (s *State) NewBatch() *Batch {
+	if s.begun { // and given up: what it wrote is not so
+		s.cache.clear()
+	}
+	s.begun = true
 	return &Batch{s: s, b: s.db.NewIndexedBatch(), meta: proto.CloneOf(s.meta)}
 }
 
@@ -84,7 +88,7 @@ func (b *Batch) Commit() ([]Event, error) {
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return nil, fmt.Errorf("commit a batch of the state: %w", err)
 	}
-	b.s.meta = b.meta
+	b.s.meta, b.s.begun = b.meta, false
 	return b.events, nil
 }
 
@@ -133,7 +137,7 @@ func unknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) >
 
 // run carries out one command. A command that is refused leaves no trace.
 func (b *Batch) run(number int, s step) (*Result, error) {
-	t := &tx{reader: reader{r: b.b}, b: b, account: s.command.Account, session: s.command.Session, lastID: b.meta.LastId}
+	t := &tx{reader: reader{r: b.b, cache: b.s.cache}, b: b, account: s.command.Account, session: s.command.Session, lastID: b.meta.LastId}
 	r, p := t.guarded(s)
 	if t.err != nil {
 		return nil, t.err
@@ -160,6 +164,9 @@ func (b *Batch) run(number int, s step) (*Result, error) {
 
 func (b *Batch) write(c change) error {
 	b.sum.change(c)
+	if caches(c.key) {
+		b.s.cache.put(c.key, c.value)
+	}
 	if c.value == nil {
 		return b.b.Delete(c.key, nil)
 	}

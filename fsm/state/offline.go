@@ -14,6 +14,7 @@ import (
 // Refound makes the state that of another cluster, with all sessions ended if so wanted: one that was ended
 // after the state was backed up would live again. It is for a state to which no log belongs.
 func (s *State) Refound(cluster string, endSessions bool) error {
+	s.cache.clear()
 	b := s.db.NewBatch()
 	if endSessions {
 		for _, letter := range []byte{keySession, keyToken} {

@@ -19,6 +19,8 @@ type reader struct {
 	r   pebble.Reader
 	own []change // not yet in r; the last one counts
 	err error
+
+	cache *cache // of what r has; nil for none
 }
 
 // change is one write: a nil value removes the key.
@@ -43,14 +45,26 @@ func (r *reader) value(k []byte, f func([]byte) error) (found bool) {
 			return r.check(k, f(c.value))
 		}
 	}
+	cached := r.cache != nil && caches(k)
+	if cached {
+		if v, known := r.cache.get(k); known {
+			return v != nil && r.check(k, f(v))
+		}
+	}
 	v, closer, err := getFrom(r.r, k)
 	if errors.Is(err, pebble.ErrNotFound) {
+		if cached {
+			r.cache.put(k, nil)
+		}
 		return false
 	}
 	if err != nil {
 		return r.check(k, err)
 	}
 	defer func() { _ = closer.Close() }() // the value was read; Close has nothing to add
+	if cached {
+		r.cache.put(k, append([]byte{}, v...))
+	}
 	return r.check(k, f(v))
 }
 

@@ -23,6 +23,9 @@ type Result = fsmpb.Result
 type State struct {
 	db   *pebble.DB
 	meta *fsmpb.Meta // as of the last batch that was committed
+
+	cache *cache // as of the last batch that was begun
+	begun bool   // that was not committed yet
 }
 
 // Open reads what the store says of itself; an empty store is the state before the first entry.
@@ -37,7 +40,7 @@ func Open(db *pebble.DB) (*State, error) {
 		return nil, fmt.Errorf("state of format %d at level %d, this binary knows format %d and level %d: %w",
 			meta.Format, meta.Level, format, CurrentLevel, chaterr.ErrUpgradeNeeded)
 	}
-	return &State{db: db, meta: meta}, nil
+	return &State{db: db, meta: meta, cache: newCache(cacheBytes)}, nil
 }
 
 func readMeta(r pebble.Reader) (*fsmpb.Meta, error) {
