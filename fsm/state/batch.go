@@ -164,8 +164,11 @@ func (b *Batch) run(number int, s step) (*Result, error) {
 
 func (b *Batch) write(c change) error {
 	b.sum.change(c)
-	if caches(c.key) {
+	switch {
+	case caches(c.key):
 		b.s.cache.put(c.key, c.value)
+	case c.key[0] == keyOperation:
+		b.s.recent.add(c.key)
 	}
 	if c.value == nil {
 		return b.b.Delete(c.key, nil)

@@ -11,7 +11,7 @@ import (
 func BenchmarkApply(b *testing.B) {
 	const entry = 256
 	m := newMachine(b)
-	m.s.cache.limit = cacheBytes
+	m.s.cache.limit, m.s.recent.limit = cacheBytes, recentOperations
 	alice := m.user("alice")
 	var rooms []uint64
 	for i := range 100 {

@@ -54,7 +54,7 @@ func newMachine(t testing.TB) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cache.limit = 2000 // so small that records come and go
+	s.cache.limit, s.recent.limit = 2000, 10 // so small that records come and go
 	m := &machine{t: t, db: db, s: s, nowMS: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()}
 	m.must(Actor{}, &FormCluster{ClusterId: "c"})
 	m.must(Actor{}, &RaiseLevel{Level: CurrentLevel})

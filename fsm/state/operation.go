@@ -23,6 +23,8 @@ func (t *tx) operation(c *fsmpb.Command, intent []byte) *Result {
 		return refused(fsmpb.Reason_REASON_OPERATION_TOO_OLD)
 	case made > now+OperationSkew.Milliseconds():
 		return refused(fsmpb.Reason_REASON_OPERATION_FROM_FUTURE)
+	case t.b.s.recent.fresh(operationKey(c.OperationId, c.Account)):
+		return nil
 	case !t.get(operationKey(c.OperationId, c.Account), &o):
 		return nil
 	case !bytes.Equal(o.Intent, intent):

@@ -24,8 +24,9 @@ type State struct {
 	db   *pebble.DB
 	meta *fsmpb.Meta // as of the last batch that was committed
 
-	cache *cache // as of the last batch that was begun
-	begun bool   // that was not committed yet
+	cache  *cache  // as of the last batch that was begun
+	recent *recent // the same
+	begun  bool    // that batch was not committed yet
 }
 
 // Open reads what the store says of itself; an empty store is the state before the first entry.
@@ -40,7 +41,11 @@ func Open(db *pebble.DB) (*State, error) {
 		return nil, fmt.Errorf("state of format %d at level %d, this binary knows format %d and level %d: %w",
 			meta.Format, meta.Level, format, CurrentLevel, chaterr.ErrUpgradeNeeded)
 	}
-	return &State{db: db, meta: meta, cache: newCache(cacheBytes)}, nil
+	known, err := newRecent(db, recentOperations)
+	if err != nil {
+		return nil, fmt.Errorf("read the newest operation: %w", err)
+	}
+	return &State{db: db, meta: meta, cache: newCache(cacheBytes), recent: known}, nil
 }
 
 func readMeta(r pebble.Reader) (*fsmpb.Meta, error) {
