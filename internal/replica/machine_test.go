@@ -124,6 +124,8 @@ type lossy struct {
 	mute atomic.Bool                   // entries and heartbeats reach nobody
 	hang atomic.Pointer[chan struct{}] // until it is closed, nobody is told to lead
 
+	appends atomic.Int64 // messages to followers
+
 	fast        atomic.Pointer[func(raft.RPC)] // for the bug fastPath, as what follows
 	once, ended sync.Once
 	out         chan raft.RPC
@@ -196,6 +198,7 @@ func (l *lossy) InstallSnapshot(id raft.ServerID, a raft.ServerAddress, req *raf
 }
 
 func (l *lossy) AppendEntries(id raft.ServerID, a raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	l.appends.Add(1)
 	if to := l.lost.Load(); l.mute.Load() || to != nil && *to == id && !isHeartbeat(req) {
 		return errors.New("the connection broke")
 	}

@@ -150,7 +150,7 @@ func (r *Replica) Start() error {
 	c.LocalID = raft.ServerID(r.o.NodeID)
 	c.Logger = zaplog.NewHC(r.o.Logger.Named("raft"))
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = r.o.Heartbeat, r.o.Heartbeat, r.o.Heartbeat/2
-	c.CommitTimeout = 20 * time.Millisecond
+	c.CommitTimeout = commitTimeout
 	c.MaxAppendEntries = 128          // without a pipeline a round trip must carry much
 	c.ShutdownOnRemove = false        // a node that was taken out says so and lives
 	c.NoSnapshotRestoreOnStart = true // fsm.Open has seen to it
@@ -241,7 +241,8 @@ func (r *Replica) launch() error {
 		}
 		floor.restart = r.startAnew
 		snapshots.OnDurable(floor.raise)
-		e.Raft, err = raft.NewRaft(r.config, r.o.FSM, floor, r.store.stable, snapshots, e.transport)
+		calm := newCalm()
+		e.Raft, err = raft.NewRaft(r.config, r.o.FSM, stirring{floor, calm}, r.store.stable, snapshots, lull{e.transport, calm})
 	}()
 	select {
 	case err := <-done:
