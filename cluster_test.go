@@ -6,19 +6,18 @@ import (
 	"testing/synctest"
 	"time"
 
-	"example.com/chat/internal/clustertest"
+	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/client"
 )
 
 // TestCluster_PartitionAndHeal: register, send, isolate the leader, send on, heal two minutes later.
 func TestCluster_PartitionAndHeal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clustertest.Quiet = !testing.Verbose()
-		c := clustertest.New(t, 3, nil)
+		c := chattest.Start(t, 3)
 		start := time.Now()
-		c.Ready()
+		c.WaitStable()
 		t.Logf("ready after %v", time.Since(start))
-		alice, bob := c.Login("alice"), c.Login("bob")
+		alice, bob := c.Client("alice"), c.Client("bob")
 		sub, err := bob.Subscribe(t.Context(), client.SubscribeOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -40,11 +39,11 @@ func TestCluster_PartitionAndHeal(t *testing.T) {
 			}
 		}
 		time.Sleep(2 * time.Minute)
-		c.Net.HealAll()
+		c.Heal()
 		t.Logf("converged after %v", c.Until("the old leader follows", func() bool {
 			return leader.Status().Leader == next.Name && leader.Status().Applied == next.Status().Applied
 		}))
-		c.Ready()
+		c.WaitStable()
 		for i := range 40 {
 			e, err := sub.Next(t.Context())
 			for err == nil && e.Kind != client.MessageSent {

@@ -23,12 +23,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"example.com/chat"
-	"example.com/chat/internal/clustertest"
+	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/chatpb"
 	"example.com/chat/rpc/client"
 )
 
-// alone makes the nodes of clustertest clusters of one.
+// alone makes the nodes of chattest clusters of one.
 func alone(_ int, o *chat.Options) { o.Seeds = nil }
 
 // stubs are the raw services of one node, for requests that the Go client would not send.
@@ -42,9 +42,9 @@ type stubs struct {
 }
 
 // dialRaw connects to a node. The connection ends with the test.
-func dialRaw(t *testing.T, c *clustertest.Cluster, n *clustertest.Node) *stubs {
+func dialRaw(t *testing.T, c *chattest.Cluster, n *chattest.Node) *stubs {
 	t.Helper()
-	dial := c.Net.Dialer("raw")
+	dial := c.Dialer("raw")
 	cc, err := grpc.NewClient("passthrough:///"+n.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, addr) }),
 		grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
@@ -124,10 +124,9 @@ func world(t *testing.T, who *client.Client) string {
 // they saw before, and no event comes.
 func TestInput_Refused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clustertest.Quiet = !testing.Verbose()
-		other := clustertest.New(t, 1, alone)
-		other.Ready()
-		strange := other.Login("alice")
+		other := chattest.Start(t, 1, chattest.WithOptions(alone))
+		other.WaitStable()
+		strange := other.Client("alice")
 		strangeSub, err := strange.Subscribe(t.Context(), client.SubscribeOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -140,11 +139,10 @@ func TestInput_Refused(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
+		c := chattest.New(t, 3)
 		n := c.Others(c.Leader())[0] // a follower: what has to be refused is refused on the way, too
 		raw := dialRaw(t, c, n)
-		alice, bob, gone := c.Login("alice", n), c.Login("bob", n), c.Login("carol", n)
+		alice, bob, gone := c.Client("alice", n), c.Client("bob", n), c.Client("carol", n)
 		revoked := gone.Token()
 		if err := gone.Logout(t.Context()); err != nil {
 			t.Fatal(err)
@@ -176,7 +174,7 @@ func TestInput_Refused(t *testing.T) {
 				func() error { return second(alice.Register(ctx, name, password)) },
 			}
 		}
-		name := func(n string) [2]func() error { return register(n, clustertest.Password) }
+		name := func(n string) [2]func() error { return register(n, chattest.Password) }
 		toUser := func(name string) *chatpb.Target { return &chatpb.Target{To: &chatpb.Target_User{User: name}} }
 		toRoom := func(id string) *chatpb.Target { return &chatpb.Target{To: &chatpb.Target_RoomId{RoomId: id}} }
 		send := func(to *chatpb.Target, text, op string) [2]func() error {
@@ -273,9 +271,9 @@ func TestInput_Refused(t *testing.T) {
 			"password: 1,025 bytes": invalid(register("dave", strings.Repeat("x", 1025))),
 			"password: the new one is short": invalid([2]func() error{
 				func() error {
-					return second(raw.accounts.ChangePassword(as, &chatpb.ChangePasswordRequest{OldPassword: clustertest.Password, NewPassword: "short"}))
+					return second(raw.accounts.ChangePassword(as, &chatpb.ChangePasswordRequest{OldPassword: chattest.Password, NewPassword: "short"}))
 				},
-				func() error { return alice.ChangePassword(ctx, clustertest.Password, "short") },
+				func() error { return alice.ChangePassword(ctx, chattest.Password, "short") },
 			}),
 			"password: the old one is wrong": {[2]func() error{
 				func() error {
@@ -353,7 +351,7 @@ func TestInput_Refused(t *testing.T) {
 			"token: cut":                unauthenticated(rooms(bearer(ctx, alice.Token()[:len(alice.Token())-1]))),
 			"token: in small letters":   unauthenticated(rooms(bearer(ctx, strings.ToLower(alice.Token())))),
 			"token: without a scheme":   unauthenticated(rooms(with(ctx, "authorization", alice.Token()))),
-			"basic authorization":       unauthenticated(rooms(with(ctx, "authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("alice:"+clustertest.Password))))),
+			"basic authorization":       unauthenticated(rooms(with(ctx, "authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte("alice:"+chattest.Password))))),
 
 			"operation: no ULID":        invalid(send(toUser("bob"), "hello", "nonsense")),
 			"operation: out of range":   invalid(send(toUser("bob"), "hello", "8"+strings.Repeat("0", 25))),
@@ -427,7 +425,7 @@ func TestInput_Refused(t *testing.T) {
 		if e, err := events.Next(ctx); err != nil || e.Message.Text != "still here?" {
 			t.Errorf("the next event is %+v, %v", e, err)
 		}
-		c.Converged()
+		c.WaitStable()
 	})
 }
 
@@ -460,14 +458,14 @@ func tunnel(ctx context.Context, cc *grpc.ClientConn) error {
 // status, to the byte.
 func TestInput_Login(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 1, alone)
-		c.Ready()
-		alice := c.Login("alice")
+		c := chattest.Start(t, 1, chattest.WithOptions(alone))
+		c.WaitStable()
+		alice := c.Client("alice")
 		raw := dialRaw(t, c, c.Nodes[0])
 		var want []byte
 		for _, tt := range [][2]string{
-			{"alice", "wrong horse"}, {"ALICE", "wrong horse"}, {"nobody", clustertest.Password}, {"alice", ""}, {"nobody", ""},
-			{"no body", clustertest.Password}, {"", clustertest.Password}, {"admin", clustertest.Password}, {strings.Repeat("x", 1000), clustertest.Password},
+			{"alice", "wrong horse"}, {"ALICE", "wrong horse"}, {"nobody", chattest.Password}, {"alice", ""}, {"nobody", ""},
+			{"no body", chattest.Password}, {"", chattest.Password}, {"admin", chattest.Password}, {strings.Repeat("x", 1000), chattest.Password},
 			{"alice", strings.Repeat("x", 2000)}, {"nobody", strings.Repeat("x", 2000)},
 		} {
 			var header, trailer metadata.MD
@@ -501,9 +499,9 @@ func TestInput_Login(t *testing.T) {
 // subscription of a session is refused, and the eight go on.
 func TestInput_Limits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 1, alone)
-		c.Ready()
-		alice := c.Login("alice")
+		c := chattest.Start(t, 1, chattest.WithOptions(alone))
+		c.WaitStable()
+		alice := c.Client("alice")
 		tokens := []string{alice.Token()}
 		var subs []*client.Subscription
 		for range 8 {
@@ -540,7 +538,7 @@ func TestInput_Limits(t *testing.T) {
 			return n
 		}
 		for len(tokens) < 32 {
-			a, err := raw.accounts.Login(t.Context(), &chatpb.LoginRequest{Name: "alice", Password: clustertest.Password})
+			a, err := raw.accounts.Login(t.Context(), &chatpb.LoginRequest{Name: "alice", Password: chattest.Password})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -549,7 +547,7 @@ func TestInput_Limits(t *testing.T) {
 		if got := alive(); len(got) != 32 {
 			t.Errorf("of 32 sessions %v are alive", got)
 		}
-		a, err := raw.accounts.Login(t.Context(), &chatpb.LoginRequest{Name: "alice", Password: clustertest.Password})
+		a, err := raw.accounts.Login(t.Context(), &chatpb.LoginRequest{Name: "alice", Password: chattest.Password})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"example.com/chat"
-	"example.com/chat/internal/clustertest"
+	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/client"
 )
 
 // chats sends a message through each of some nodes, and sees it at each of all.
-func chats(t *testing.T, c *clustertest.Cluster, user *client.Client, nodes ...*clustertest.Node) {
+func chats(t *testing.T, c *chattest.Cluster, user *client.Client, nodes ...*chattest.Node) {
 	t.Helper()
 	for _, n := range nodes {
 		text := fmt.Sprintf("by %s at %v", n.Name, time.Now().UnixNano())
@@ -37,7 +37,7 @@ func chats(t *testing.T, c *clustertest.Cluster, user *client.Client, nodes ...*
 // them cut off at first: there is one cluster, and none before all of them have met.
 func TestMembership_FormsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 2, func(_ int, o *chat.Options) { o.BootstrapExpect = 3 })
+		c := chattest.Start(t, 2, chattest.WithOptions(func(_ int, o *chat.Options) { o.BootstrapExpect = 3 }))
 		time.Sleep(10 * time.Minute)
 		for _, n := range c.Nodes {
 			if s := n.Status(); s.ClusterID != "" || s.Ready || !strings.Contains(s.Detail, "2 of the 3 nodes") {
@@ -47,15 +47,15 @@ func TestMembership_FormsOnce(t *testing.T) {
 		third := c.Add(func(o *chat.Options) {
 			o.BootstrapExpect = 3
 			for _, n := range c.Nodes {
-				c.Net.Cut("n3.sim:8443", n.Addr)
+				c.Cut("n3", n.Name)
 			}
 		})
 		time.Sleep(time.Minute)
 		if s := third.Status(); s.ClusterID != "" {
 			t.Errorf("alone: %+v", s)
 		}
-		c.Net.HealAll()
-		c.Ready()
+		c.Heal()
+		c.WaitStable()
 		for _, n := range c.Nodes {
 			if s := n.Status(); s.ClusterID == "" || s.ClusterID != c.Nodes[0].Status().ClusterID || len(s.Servers) != 3 {
 				t.Errorf("%s: %+v", n.Name, s)
@@ -74,14 +74,14 @@ func TestMembership_FormsOnce(t *testing.T) {
 // is there.
 func TestMembership_JoinsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 0, nil)
+		c := chattest.Start(t, 0)
 		joiner := c.Add(func(o *chat.Options) { o.NodeID, o.Seeds = "joiner", []string{"n2.sim:8443"} })
 		time.Sleep(time.Hour)
 		if s := joiner.Status(); s.ClusterID != "" || s.Role.String() != "outside" || s.Detail == "" {
 			t.Errorf("after an hour: %+v", s)
 		}
 		c.Add(func(o *chat.Options) { o.BootstrapExpect, o.Seeds = 1, nil })
-		c.Ready()
+		c.WaitStable()
 		c.Until("the newcomer votes", func() bool {
 			s := joiner.Status().Servers
 			return len(s) == 2 && s[0].Voter && s[1].Voter
@@ -93,14 +93,13 @@ func TestMembership_JoinsOnly(t *testing.T) {
 // follows, and serves.
 func TestMembership_Grows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
-		bob := c.Login("bob")
-		alice := c.Login("alice")
+		c := chattest.New(t, 3)
+		bob := c.Client("bob")
+		alice := c.Client("alice")
 		chats(t, c, alice, c.Nodes...)
 		for range 3 {
 			c.Add(nil)
-			c.Ready()
+			c.WaitStable()
 		}
 		voters := func() (n int) {
 			for _, s := range c.Leader().Status().Servers {
@@ -116,7 +115,7 @@ func TestMembership_Grows(t *testing.T) {
 			t.Errorf("%d vote", n)
 		}
 		chats(t, c, alice, c.Nodes[5])
-		var follower *clustertest.Node
+		var follower *chattest.Node
 		for _, s := range c.Leader().Status().Servers {
 			if !s.Voter {
 				follower = c.Nodes[s.ID[1]-'1']
@@ -151,10 +150,9 @@ func TestMembership_Grows(t *testing.T) {
 // it has caught up, and nothing is lost. With a second node away it must not have made a majority.
 func TestMembership_Wiped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
-		c.Login("bob")
-		alice := c.Login("alice")
+		c := chattest.New(t, 3)
+		c.Client("bob")
+		alice := c.Client("alice")
 		chats(t, c, alice, c.Nodes...)
 		wiped := c.Others(c.Leader())[0]
 		wiped.Kill()
@@ -163,13 +161,13 @@ func TestMembership_Wiped(t *testing.T) {
 		}
 		other := c.Others(wiped)[0]
 		other.Kill()
-		wiped.Start()
+		wiped.Restart()
 		time.Sleep(time.Minute)
 		if s := wiped.Status(); s.Ready || s.Applied > 0 {
 			t.Errorf("one of two is left and one knows nothing: %+v", s)
 		}
-		other.Start()
-		c.Ready()
+		other.Restart()
+		c.WaitStable()
 		c.Until("it votes again", func() bool {
 			for _, s := range c.Leader().Status().Servers {
 				if s.ID == wiped.Name {
@@ -178,7 +176,7 @@ func TestMembership_Wiped(t *testing.T) {
 			}
 			return false
 		})
-		c.Converged()
+		c.WaitStable()
 		chats(t, c, alice, c.Nodes...)
 	})
 }
@@ -186,11 +184,10 @@ func TestMembership_Wiped(t *testing.T) {
 // TestMembership_AllAtOnce: all nodes go down and start again: the same cluster, with everything in it.
 func TestMembership_AllAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
+		c := chattest.New(t, 3)
 		id := c.Nodes[0].Status().ClusterID
-		c.Login("bob")
-		alice := c.Login("alice")
+		c.Client("bob")
+		alice := c.Client("alice")
 		chats(t, c, alice, c.Nodes...)
 		c.Leader().Stop() // hands over
 		for _, n := range c.Nodes {
@@ -199,9 +196,9 @@ func TestMembership_AllAtOnce(t *testing.T) {
 			}
 		}
 		for _, n := range c.Nodes {
-			n.Start()
+			n.Restart()
 		}
-		c.Ready()
+		c.WaitStable()
 		if got := c.Nodes[2].Status().ClusterID; got != id {
 			t.Errorf("the cluster is %q, was %q", got, id)
 		}
@@ -227,8 +224,7 @@ func TestMembership_Strangers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := clustertest.New(t, 3, nil)
-				c.Ready()
+				c := chattest.New(t, 3)
 				stranger := c.Add(change)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
@@ -249,8 +245,8 @@ func TestMembership_Strangers(t *testing.T) {
 // TestMembership_DrainsAlone: a cluster of one has nobody to hand over to, and drains all the same.
 func TestMembership_DrainsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 1, func(_ int, o *chat.Options) { o.Seeds = nil })
-		c.Ready()
+		c := chattest.Start(t, 1, chattest.WithOptions(func(_ int, o *chat.Options) { o.Seeds = nil }))
+		c.WaitStable()
 		c.Nodes[0].Stop()
 	})
 }

@@ -14,25 +14,24 @@ import (
 	"time"
 
 	"example.com/chat"
-	"example.com/chat/internal/clustertest"
+	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/client"
 )
 
 // backedUp is a cluster with a conversation of so many messages, and a backup of it, from another process's
 // view.
-func backedUp(t *testing.T, messages int) (*clustertest.Cluster, *bytes.Buffer) {
+func backedUp(t *testing.T, messages int) (*chattest.Cluster, *bytes.Buffer) {
 	t.Helper()
-	c := clustertest.New(t, 3, nil)
-	c.Ready()
-	alice := c.Login("alice")
-	c.Login("bob")
+	c := chattest.New(t, 3)
+	alice := c.Client("alice")
+	c.Client("bob")
 	for i := range messages {
 		if _, err := alice.Send(t.Context(), client.ToUser("bob"), client.Draft{Text: fmt.Sprint("message ", i+1)}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var b bytes.Buffer
-	o := chat.BackupOptions{Address: c.Nodes[1].Addr, ClusterSecret: c.Nodes[1].Options.ClusterSecret, Dial: c.Net.Dialer("operator")}
+	o := chat.BackupOptions{Address: c.Nodes[1].Addr, ClusterSecret: c.Nodes[1].Options.ClusterSecret, Dial: c.Dialer("operator")}
 	if err := chat.Backup(t.Context(), o, &b); err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +39,7 @@ func backedUp(t *testing.T, messages int) (*clustertest.Cluster, *bytes.Buffer) 
 }
 
 // restored is a cluster of one node in a directory, on an address of the network.
-func restored(t *testing.T, c *clustertest.Cluster, dir, id string) *clustertest.Node {
+func restored(t *testing.T, c *chattest.Cluster, dir, id string) *chattest.Node {
 	t.Helper()
 	return c.Add(func(o *chat.Options) {
 		o.NodeID, o.DataDir = id, dir
@@ -91,8 +90,8 @@ func TestBackup_Restore(t *testing.T) {
 		if err := n.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		bob := c.Client(n)
-		if _, err := bob.Login(t.Context(), "bob", clustertest.Password); err != nil {
+		bob := c.Dial(n)
+		if _, err := bob.Login(t.Context(), "bob", chattest.Password); err != nil {
 			t.Fatal(err)
 		}
 		texts := history(t, bob, "alice")
@@ -123,10 +122,9 @@ func TestBackup_Restore(t *testing.T) {
 // to hear that it is committed; and a node that reaches no leader backs up what it has.
 func TestBackup_Acknowledged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
-		alice := c.Login("alice")
-		size := func(n *clustertest.Node) uint64 {
+		c := chattest.New(t, 3)
+		alice := c.Client("alice")
+		size := func(n *chattest.Node) uint64 {
 			var b bytes.Buffer
 			if err := n.Backup(t.Context(), &b); err != nil {
 				t.Fatal(err)
@@ -163,9 +161,8 @@ func TestBackup_Acknowledged(t *testing.T) {
 // TestMoveLog: a node whose log was moved goes on where it was, and one whose log is elsewhere says so.
 func TestMoveLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
-		alice, n := c.Login("alice"), c.Nodes[0]
+		c := chattest.New(t, 3)
+		alice, n := c.Client("alice"), c.Nodes[0]
 		for _, to := range []chat.LogStore{chat.LogStoreBolt, chat.LogStorePebble} {
 			if err := chat.MoveLog(n.Options.DataDir, to); !errors.Is(err, chat.ErrDataDirInUse) {
 				t.Errorf("while the node runs: %v", err)
@@ -179,7 +176,7 @@ func TestMoveLog(t *testing.T) {
 			if _, err := chat.New(wrong); err == nil || !strings.Contains(err.Error(), "has its log in "+string(to)) {
 				t.Errorf("with another store: %v", err)
 			}
-			n.Start()
+			n.Restart()
 			if err := n.Ready(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -187,18 +184,17 @@ func TestMoveLog(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		c.Converged()
+		c.WaitStable()
 	})
 }
 
 // TestBackup_Refused: who does not know the secret gets nothing.
 func TestBackup_Refused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
+		c := chattest.New(t, 3)
 		var b bytes.Buffer
 		for _, secret := range []string{"", strings.Repeat("x", 32)} {
-			o := chat.BackupOptions{Address: c.Nodes[0].Addr, ClusterSecret: []byte(secret), Dial: c.Net.Dialer("operator")}
+			o := chat.BackupOptions{Address: c.Nodes[0].Addr, ClusterSecret: []byte(secret), Dial: c.Dialer("operator")}
 			if err := chat.Backup(t.Context(), o, &b); err == nil || b.Len() > 0 {
 				t.Errorf("with the secret %q: %d bytes, %v", secret, b.Len(), err)
 			}
@@ -240,10 +236,9 @@ func TestRecover(t *testing.T) {
 	var dir, lost string
 	dirs := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
-		alice := c.Login("alice")
-		c.Login("bob")
+		c := chattest.New(t, 3)
+		alice := c.Client("alice")
+		c.Client("bob")
 		for i := range 20 {
 			if _, err := alice.Send(t.Context(), client.ToUser("bob"), client.Draft{Text: fmt.Sprint(i)}); err != nil {
 				t.Fatal(err)
@@ -282,7 +277,7 @@ func TestRecover(t *testing.T) {
 		t.Errorf("aside: %+v, %v", v, err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 0, nil)
+		c := chattest.Start(t, 0)
 		n := c.Add(func(o *chat.Options) { o.DataDir, o.BootstrapExpect = dir, 3 })
 		if err := n.Ready(t.Context()); err != nil {
 			t.Fatal(err)
@@ -292,8 +287,8 @@ func TestRecover(t *testing.T) {
 		if err := third.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		alice := c.Client(n, third)
-		if _, err := alice.Login(t.Context(), "alice", clustertest.Password); err != nil {
+		alice := c.Dial(n, third)
+		if _, err := alice.Login(t.Context(), "alice", chattest.Password); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := alice.Send(t.Context(), client.ToUser("bob"), client.Draft{Text: "on"}); err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"example.com/chat"
-	"example.com/chat/internal/clustertest"
+	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/client"
 )
 
@@ -18,10 +18,9 @@ import (
 // stopped or died with what was only in memory.
 func TestReplay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := clustertest.New(t, 3, nil)
-		c.Ready()
-		alice := c.Login("alice")
-		c.Login("bob")
+		c := chattest.New(t, 3)
+		alice := c.Client("alice")
+		c.Client("bob")
 		for i := range 40 {
 			if _, err := alice.Send(t.Context(), client.ToUser("bob"), client.Draft{Text: fmt.Sprint(i)}); err != nil {
 				t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"example.com/chat"
-	"example.com/chat/internal/clustertest"
+	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/client"
 )
 
@@ -143,10 +143,10 @@ func TestTLS(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = alice.Close() }()
-			if _, err := alice.Register(ctx, "alice", clustertest.Password); err != nil {
+			if _, err := alice.Register(ctx, "alice", chattest.Password); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := alice.Login(ctx, "alice", clustertest.Password); err != nil {
+			if _, err := alice.Login(ctx, "alice", chattest.Password); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := alice.Send(ctx, client.ToUser("alice"), client.Draft{Text: "to myself"}); err != nil {
