@@ -123,9 +123,9 @@ func TestAudits_Diverged(t *testing.T) {
 					bad.crash()
 					bad.start()
 				}
-				waitFor(t, "the others take messages", func() bool {
+				waitFor(t, "who is sound takes messages", func() bool {
 					m := s.leader()
-					if m == nil || m == bad {
+					if m == nil || m.up().replica.Err() != nil {
 						return false
 					}
 					_, err := l.sendAt(m, "two")

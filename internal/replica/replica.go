@@ -241,8 +241,8 @@ func (r *Replica) launch() error {
 		}
 		floor.restart = r.startAnew
 		snapshots.OnDurable(floor.raise)
-		calm := newCalm()
-		e.Raft, err = raft.NewRaft(r.config, r.o.FSM, stirring{floor, calm}, r.store.stable, snapshots, lull{e.transport, calm})
+		n := newNudges(e.transport, r.spawn)
+		e.Raft, err = raft.NewRaft(r.config, nudgedFSM{r.o.FSM, n}, nudgedLog{floor, n}, r.store.stable, snapshots, n)
 	}()
 	select {
 	case err := <-done:
