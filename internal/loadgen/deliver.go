@@ -96,7 +96,6 @@ func listen(ctx context.Context, u *user, f func(time.Duration)) (stop func(), e
 // fanout has p.N subscribers, up to 8 of them to a client, in one room, and measures how long one
 // message takes to all of them, one message at a time.
 func fanout(ctx context.Context, c *cluster, p params) (r result, err error) {
-	p.Rooms = p.Clients
 	users, err := c.users(ctx, p)
 	defer func() { err = errors.Join(err, closeAll(users)) }()
 	if err != nil {

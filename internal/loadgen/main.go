@@ -5,7 +5,7 @@
 //	go run ./internal/loadgen -profile send -n 64
 //	go run ./internal/loadgen -profile send -n 1,16,64,256,1024 -cpuprofile cpu.out
 //	go run ./internal/loadgen -profile deliver -n 1 -every 10ms
-//	go run ./internal/loadgen -profile fanout -n 1000 -clients 50
+//	go run ./internal/loadgen -profile fanout -n 1000 -clients 125
 //
 // Disks and machines differ, and so do minutes: compare only inside one run. peers, a module of its
 // own, measures NATS JetStream and etcd in the same way, in turn with this.
@@ -33,6 +33,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// sessionStreams is how many subscriptions a session may have.
+const sessionStreams = 8
 
 // params say what is measured. They stand in each result.
 type params struct {
@@ -74,6 +77,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if profiles[p.Profile] == nil {
 		return fmt.Errorf("no profile %q", p.Profile)
 	}
+	if p.Profile == "fanout" { // they are all in one room
+		p.Rooms = p.Clients
+	}
 	if p.Size < stampSize || p.Clients < 1 || p.Rooms < p.Clients {
 		return fmt.Errorf("want %d bytes or more, a client or more, and a room for each", stampSize)
 	}
@@ -95,6 +101,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	for text := range strings.SplitSeq(*n, ",") {
 		if p.N, err = strconv.Atoi(text); err != nil || p.N < 1 {
 			return fmt.Errorf("-n %q: want numbers from 1", *n)
+		}
+		if p.Profile == "fanout" && p.N > sessionStreams*p.Clients {
+			return fmt.Errorf("-n %d -clients %d: a session may have %d subscriptions", p.N, p.Clients, sessionStreams)
 		}
 		r, err := profiles[p.Profile](ctx, c, p)
 		if err == nil {
