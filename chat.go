@@ -34,6 +34,7 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"example.com/chat/fsm"
 	"example.com/chat/fsm/state"
@@ -197,6 +198,11 @@ func (n *Node) RegisterPeers(r grpc.ServiceRegistrar) { n.tunnels.Register(r) }
 
 // RegisterClients adds what clients call.
 func (n *Node) RegisterClients(r grpc.ServiceRegistrar) { n.service.Register(r) }
+
+// Health answers grpc.health.v1, for a host that has no health service of its own to register:
+// SERVING from when Ready has returned until the node is drained, has failed, has lost its cluster or
+// replaces a state that has diverged. It may be registered, and asked, before Start.
+func (n *Node) Health() healthpb.HealthServer { return n.service.Health() }
 
 // IsPeerMethod reports whether a full method name, such as an interceptor sees, is one that other
 // nodes call. They prove who they are in the stream itself: let them pass.

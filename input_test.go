@@ -23,8 +23,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"example.com/chat"
-	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/chatpb"
+	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/client"
 )
 

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"example.com/chat"
 	"example.com/chat/rpc/chattest"
 	"example.com/chat/rpc/client"
 )
@@ -16,7 +17,7 @@ import (
 func TestOrders_LeaderDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		desk := &desk{}
-		c := chattest.New(t, 3, chattest.WithServer(func() *grpc.Server {
+		c := chattest.New(t, 3, chattest.WithServer(func(*chat.Node) *grpc.Server {
 			server := grpc.NewServer()
 			server.RegisterService(&orders, desk)
 			return server

@@ -75,7 +75,7 @@ type Option func(*options)
 
 type options struct {
 	change []func(i int, o *chat.Options)
-	server func() *grpc.Server
+	server func(*chat.Node) *grpc.Server
 	logs   bool
 }
 
@@ -84,9 +84,9 @@ func WithOptions(f func(i int, o *chat.Options)) Option {
 	return func(o *options) { o.change = append(o.change, f) }
 }
 
-// WithServer has f make the server of each node: with the host's interceptors, limits and services. chat is
-// registered on it afterwards. The default is grpc.NewServer without options.
-func WithServer(f func() *grpc.Server) Option {
+// WithServer has f make the server of each node, each time that it starts: with the host's interceptors, limits
+// and services. chat is registered on it afterwards. The default is grpc.NewServer without options.
+func WithServer(f func(*chat.Node) *grpc.Server) Option {
 	return func(o *options) { o.server = f }
 }
 
@@ -108,7 +108,7 @@ func New(t testing.TB, n int, opts ...Option) *Cluster {
 func Start(t testing.TB, n int, opts ...Option) *Cluster {
 	t.Helper()
 	c := &Cluster{
-		t: t, o: options{server: func() *grpc.Server { return grpc.NewServer() }}, net: simnet.New(200 * time.Microsecond), dir: t.TempDir(),
+		t: t, o: options{server: func(*chat.Node) *grpc.Server { return grpc.NewServer() }}, net: simnet.New(200 * time.Microsecond), dir: t.TempDir(),
 		started: time.Now(), grace: 30 * time.Second,
 	}
 	for _, o := range opts {
@@ -160,7 +160,7 @@ func (n *Node) restart() {
 	if n.Node, err = chat.New(n.Options); err != nil {
 		n.c.t.Fatal(err)
 	}
-	n.server = n.c.o.server()
+	n.server = n.c.o.server(n.Node)
 	n.Register(n.server)
 	lis := n.c.net.Listen(n.Addr)
 	server := n.server

@@ -79,7 +79,7 @@ func TestCluster_Leaks(t *testing.T) {
 	end := make(chan struct{})
 	defer close(end)
 	outer := &told{TB: t}
-	c := Start(outer, 1, WithOptions(alone), WithServer(func() *grpc.Server {
+	c := Start(outer, 1, WithOptions(alone), WithServer(func(*chat.Node) *grpc.Server {
 		go leaked(end)
 		return grpc.NewServer()
 	}))
@@ -97,7 +97,7 @@ func leaked(end <-chan struct{}) { <-end }
 func TestCluster_Options(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
-		c := New(t, 1, WithOptions(alone), WithServer(func() *grpc.Server {
+		c := New(t, 1, WithOptions(alone), WithServer(func(*chat.Node) *grpc.Server {
 			return grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, r any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 				calls++
 				return next(ctx, r)
