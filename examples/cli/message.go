@@ -15,7 +15,11 @@ func send(ctx context.Context, s *session, args []string) error {
 	if len(args) < 2 {
 		return want("send")
 	}
-	r, err := s.c.Send(ctx, client.ToUser(args[0]), client.Draft{Text: strings.Join(args[1:], " ")})
+	to, err := s.target(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	r, err := s.c.Send(ctx, to, client.Draft{Text: strings.Join(args[1:], " ")})
 	if err != nil {
 		return err
 	}
@@ -41,6 +45,7 @@ func messages(ctx context.Context, s *session, args []string) error {
 	}
 	type line struct {
 		client.Message
+		room   client.Room
 		unread bool
 	}
 	var lines []line
@@ -52,7 +57,7 @@ func messages(ctx context.Context, s *session, args []string) error {
 			if err != nil {
 				return err
 			}
-			lines = append(lines, line{m, m.Seq > room.ReadSeq})
+			lines = append(lines, line{m, room, m.Seq > room.ReadSeq})
 		}
 	}
 	slices.SortFunc(lines, func(a, b line) int {
@@ -63,7 +68,7 @@ func messages(ctx context.Context, s *session, args []string) error {
 		if l.unread {
 			mark = "*"
 		}
-		s.out.message(l.Message, mark, map[string]any{"unread": l.unread})
+		s.out.message(l.Message, l.room.Name, mark, map[string]any{"unread": l.unread})
 	}
 	if len(lines) == 0 && !s.out.json {
 		s.out.show(nil, "no messages")

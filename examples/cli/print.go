@@ -35,13 +35,18 @@ func (p printer) show(object map[string]any, format string, args ...any) {
 	_, _ = fmt.Fprintln(p.w, line) // where should it be told
 }
 
-// message prints a message that somebody has sent; object is what more there is to tell.
-func (p printer) message(m client.Message, mark string, object map[string]any) {
+// message prints a message that somebody has sent, in a room if that has a name; object is what more there is
+// to tell.
+func (p printer) message(m client.Message, room, mark string, object map[string]any) {
 	o := map[string]any{"id": messageID(m.RoomID, m.Seq), "sender": m.Sender, "text": m.Text, "time": m.Time}
 	maps.Copy(o, object)
 	sender := m.Sender
 	if sender == "" {
 		sender = "(deleted)"
+	}
+	if room != "" {
+		o["room"] = room
+		sender = roomMark + room + " " + sender
 	}
 	p.show(o, "%s[%s] %s: %s  (%s)", mark, clock(m.Time), printable(sender), printable(m.Text), messageID(m.RoomID, m.Seq))
 }
@@ -82,6 +87,8 @@ var steps = []struct {
 }{
 	{client.ErrUnauthenticated, "log in first: login NAME"},
 	{client.ErrNoSuchUser, "list shows who there is"},
+	{client.ErrNoSuchRoom, "rooms * shows which there are"},
+	{client.ErrNotMember, "join it first: join ROOM"},
 	{client.ErrNameTaken, "choose another name"},
 	{client.ErrUnknownOutcome, "messages shows whether it was done"},
 	{client.ErrNoLeader, "the cluster has no majority at the moment: status shows it"},

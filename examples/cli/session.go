@@ -26,6 +26,22 @@ type session struct {
 
 	stop context.CancelFunc // ends what listen began; nil when it has not
 	work sync.WaitGroup
+
+	names map[string]string // of rooms by their ids; used by the goroutine of listen alone
+}
+
+// roomName is the name of a room, empty for one of two users, or when it cannot be told.
+func (s *session) roomName(ctx context.Context, id string) string {
+	if _, known := s.names[id]; !known {
+		s.names = map[string]string{}
+		for r, err := range s.c.Rooms(ctx) {
+			if err != nil {
+				return ""
+			}
+			s.names[r.ID] = r.Name
+		}
+	}
+	return s.names[id]
 }
 
 // credentials are a name and a password; one that is not among the arguments is asked for, and a new
@@ -69,7 +85,7 @@ func (s *session) listen(ctx context.Context) error {
 				return
 			}
 			if e.Kind == client.MessageSent && e.User != me {
-				s.out.message(e.Message, "", nil)
+				s.out.message(e.Message, s.roomName(ctx, e.Message.RoomID), "", nil)
 			}
 		}
 	})
