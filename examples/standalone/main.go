@@ -46,6 +46,8 @@ const help = `standalone runs chat.
   standalone            three nodes on this machine, to try it
   standalone --smoke    the same, checked: send, kill the leader, send on; ends with a line of JSON
   standalone --id ID    one node
+  standalone node       the same; flags that are not given come from CHAT_ID, CHAT_PORT, CHAT_HOST,
+                        CHAT_DATA_DIR, CHAT_JOIN and CHAT_CONFIG_FILE
 
   standalone backup --from HOST:PORT --to FILE                 write a backup of a running cluster
   standalone verify PATH                                       say what is damaged in a backup or data directory
@@ -74,6 +76,10 @@ func parse(args []string, output io.Writer) (flags, error) {
 	s.BoolVar(&f.smoke, "smoke", false, "start three nodes, send, kill the leader, send on, and check what arrived")
 	s.BoolVar(&f.verbose, "verbose", false, "log more")
 	s.BoolVar(&f.child, "stop-with-stdin", false, "stop when standard input ends, as the three nodes do when their parent is gone")
+	node := len(args) > 0 && args[0] == "node"
+	if node {
+		args = args[1:]
+	}
 	err := s.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = io.WriteString(output, help)
@@ -81,8 +87,15 @@ func parse(args []string, output io.Writer) (flags, error) {
 		s.PrintDefaults()
 		return f, err
 	}
-	if err == nil && s.NArg() > 0 {
-		err = fmt.Errorf("%q is no flag", s.Arg(0))
+	switch {
+	case err != nil:
+		err = suggest(s, err)
+	case s.NArg() > 0:
+		err = noCommand(s.Arg(0))
+	case node:
+		if err = fromEnvironment(s); err == nil && f.id == "" {
+			err = errors.New("node: no --id, and no CHAT_ID: want one, such as server1")
+		}
 	}
 	one := f.port != 0 || f.host != "" || f.dataDir != "" || f.join != "" || f.configFile != "" || f.child
 	if err == nil && f.id == "" && one {

@@ -147,8 +147,11 @@ func TestRun_Refuses(t *testing.T) {
 		want  string // in the error's text
 		usage bool
 	}{
-		"unknown flag":           {[]string{"--prot", "1"}, "-prot", true},
-		"not a flag":             {[]string{"serve"}, `"serve" is no flag`, true},
+		"unknown flag":           {[]string{"--prot", "1"}, "--port is near", true},
+		"unknown flag of a tool": {[]string{"replay", "--datadir", "x"}, "--data-dir is near", true},
+		"unknown command":        {[]string{"bakcup"}, `"backup" is near`, true},
+		"a node without a name":  {[]string{"node", "--port", "1"}, "CHAT_ID", true},
+		"not a flag":             {[]string{"serve"}, `"serve" is no command`, true},
 		"a port without an id":   {[]string{"--port", "8001"}, "--id", true},
 		"smoke with an id":       {[]string{"--smoke", "--id", "a"}, "--smoke", true},
 		"no port":                {[]string{"--id", "a"}, "--port", true},
@@ -238,5 +241,22 @@ func TestVerify(t *testing.T) {
 				t.Errorf("got %v, want %v: %v", got, tt.want, v.err())
 			}
 		})
+	}
+}
+
+// TestParse_Environment: a flag that is given counts before the environment, and that only for a node.
+func TestParse_Environment(t *testing.T) {
+	for name, value := range map[string]string{"CHAT_ID": "a", "CHAT_PORT": "8001", "CHAT_DATA_DIR": "there", "CHAT_JOIN": "b:1"} {
+		t.Setenv(name, value)
+	}
+	if f, err := parse([]string{"node", "--port", "9001"}, io.Discard); err != nil || f.id != "a" || f.port != 9001 || f.dataDir != "there" || f.join != "b:1" {
+		t.Errorf("got %+v, %v", f, err)
+	}
+	if f, err := parse(nil, io.Discard); err != nil || f.id != "" || f.port != 0 {
+		t.Errorf("three nodes: %+v, %v", f, err)
+	}
+	t.Setenv("CHAT_PORT", "x")
+	if _, err := parse([]string{"node"}, io.Discard); err == nil || !strings.Contains(err.Error(), `CHAT_PORT="x"`) {
+		t.Errorf("got %v", err)
 	}
 }

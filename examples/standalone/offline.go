@@ -65,6 +65,9 @@ func runTool(ctx context.Context, args []string, out io.Writer) (ok bool, err er
 		_, err := fmt.Fprintf(out, "standalone %s %s\n  %s\n", args[0], x.usage, x.does)
 		return true, err
 	}
+	if err != nil {
+		err = suggest(t.FlagSet, err)
+	}
 	if err == nil && t.NArg() > 0 && args[0] != "verify" {
 		err = fmt.Errorf("%q is no flag", t.Arg(0))
 	}
