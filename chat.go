@@ -21,12 +21,10 @@ package chat
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,6 +44,7 @@ import (
 	"example.com/chat/internal/zaplog"
 	"example.com/chat/membership"
 	"example.com/chat/rpc"
+	"example.com/chat/rpc/client"
 	"example.com/chat/rpc/peer"
 )
 
@@ -93,6 +92,7 @@ type Node struct {
 	mu      sync.Mutex // guards what follows
 	started bool
 	closed  bool
+	local   *rpc.Local // nil before the first Client
 }
 
 // New checks the options, all at once, opens the data directory and locks it. It does not use the
@@ -156,7 +156,8 @@ func (n *Node) wire() {
 		MaxVoters: o.MaxVoters, StableFor: o.StableFor,
 	})
 	n.service = rpc.New(rpc.Options{
-		Replica: n.replica, Hub: n.hub, Passwords: auth.NewPasswords(), Status: n.Status, Logger: o.Logger,
+		Replica: n.replica, Hub: n.hub, Passwords: auth.NewPasswords(), Authenticator: o.Authenticator,
+		Status: n.Status, Logger: o.Logger,
 	})
 }
 
@@ -203,6 +204,42 @@ func (n *Node) RegisterClients(r grpc.ServiceRegistrar) { n.service.Register(r) 
 // SERVING from when Ready has returned until the node is drained, has failed, has lost its cluster or
 // replaces a state that has diverged. It may be registered, and asked, before Start.
 func (n *Node) Health() healthpb.HealthServer { return n.service.Health() }
+
+// Client is a client within the process that acts as a user, without a password, a network or the host's
+// interceptors: the program is trusted. When it returns the user has an account, which it has made if need
+// be, so that others can write to the user. It waits for that as any call of a client does. It uses this node
+// alone, fails with ErrClosed when the node is closed, and is to be closed by the caller.
+func (n *Node) Client(ctx context.Context, user string) (*client.Client, error) {
+	local, err := n.inProcess()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.Dial(ctx, []string{"in-process:0"}, client.WithoutDiscovery(),
+		client.WithDialer(func(ctx context.Context, _ string) (net.Conn, error) { return local.Dial(ctx, user) }))
+	if err != nil {
+		return nil, fmt.Errorf("chat: %w", err)
+	}
+	for _, err := range c.Rooms(client.WithConsistency(ctx, client.Local)) { // the first call makes the account
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("chat: client for %q: %w", user, err), c.Close())
+		}
+		break
+	}
+	return c, nil
+}
+
+// inProcess is the server for clients within the process.
+func (n *Node) inProcess() (*rpc.Local, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, ErrClosed
+	}
+	if n.local == nil {
+		n.local = n.service.NewLocal()
+	}
+	return n.local, nil
+}
 
 // IsPeerMethod reports whether a full method name, such as an interceptor sees, is one that other
 // nodes call. They prove who they are in the stream itself: let them pass.
@@ -373,6 +410,9 @@ func (n *Node) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = n.service.Drain(ctx) // refuses calls, and does not wait for them
+	if n.local != nil {      // nobody makes one any more
+		n.local.Close()
+	}
 	return errors.Join(n.leave(), n.closeStorage())
 }
 
@@ -389,20 +429,6 @@ func (n *Node) closeStorage() error {
 // backup is whole when there is no error. Two can be made at once; one more is refused.
 func (n *Node) Backup(ctx context.Context, w io.Writer) error { return n.replica.Backup(ctx, w) }
 
-// BackupOptions say whom Backup asks. Address and, if the nodes have one, ClusterSecret are needed.
-type BackupOptions struct {
-	// Address is that of a node, the leader or not.
-	Address string
-	// ClusterName, ClusterSecret, PeerTLS and Dial are as in Options.
-	ClusterName   string
-	ClusterSecret []byte
-	PeerTLS       *tls.Config
-	Dial          func(ctx context.Context, addr string) (net.Conn, error)
-	// Name is what the nodes' logs call the caller; empty for "backup". Without a secret, PeerTLS must have
-	// a certificate for it.
-	Name string
-}
-
 // Backup has a running node send a backup, as Node.Backup writes it.
 func Backup(ctx context.Context, o BackupOptions, w io.Writer) error {
 	t := peer.NewTunnels(peer.Options{
@@ -418,16 +444,8 @@ func Backup(ctx context.Context, o BackupOptions, w io.Writer) error {
 	return nil
 }
 
-// Verified is what Verify has seen. The entries are those in the log of a directory; of a backup there
-// are none.
-type Verified struct {
-	Backup                bool
-	NodeID                string // empty for a backup
-	ClusterID             string
-	FirstEntry, LastEntry uint64
-	Applied               uint64 // the last entry that the state holds
-	Snapshots, Records    int
-}
+// Verified is what Verify has seen.
+type Verified = replica.Verified
 
 // Verify reads everything in the data directory of a stopped node, or in a backup, and changes nothing; for a
 // backup it needs as much space again, beside it, for the time. Its error joins all problems that it has
@@ -437,27 +455,12 @@ type Verified struct {
 // A node with a damaged directory is mended by taking it away and starting the node with an empty one:
 // the others bring it what it lacks. That is safe for a minority of the voters, one after the other.
 func Verify(path string) (Verified, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return Verified{}, fmt.Errorf("chat: %w", err)
-	}
-	v := Verified{Backup: !info.IsDir()}
-	if v.Backup {
-		b, e := replica.CheckBackup(path, zap.NewNop())
-		v.ClusterID, v.Applied, v.Records, err = b.ClusterID, b.Applied, b.Records, e
-	} else {
-		c, e := replica.Check(path, zap.NewNop())
-		v.NodeID, v.ClusterID, v.FirstEntry, v.LastEntry = c.NodeID, c.ClusterID, c.First, c.Last
-		v.Applied, v.Snapshots, v.Records, err = c.Applied, c.Snapshots, c.Records, e
-	}
+	v, err := replica.Verify(path, zap.NewNop())
 	if err != nil {
 		return v, fmt.Errorf("chat: %w", err)
 	}
 	return v, nil
 }
-
-// RestoreOptions say what Restore makes of a backup. All are needed, and as in Options.
-type RestoreOptions struct{ NodeID, DataDir, Advertise string }
 
 // Restore makes the data directory of a node that is the whole of a new cluster, which begins with what a
 // backup holds. Other nodes join it with empty directories. The directory must be empty or not there; it is

@@ -66,6 +66,16 @@ type Options struct {
 	// what it returns.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 
+	// Authenticator says which user calls, from what the host's interceptors or the caller have put into ctx
+	// (metadata, TLS), and makes the host's users the chat's: nobody registers or logs in, an account is made
+	// at a user's first call. It is asked at each call and at the beginning of each stream, by many
+	// goroutines, and must be quick. A user is a name as Register takes it, of 1 to 64 bytes. An error refuses
+	// the call: with its code if it is a gRPC status, otherwise as UNAUTHENTICATED, with its text. nil has
+	// users register and log in with passwords. All nodes must agree; may change at a restart.
+	//
+	// Streams that are open end when Client(ctx, user) calls LogoutAll or DeleteAccount, on all nodes.
+	Authenticator func(ctx context.Context) (user string, err error)
+
 	// Logger is told what an operator may want to act on; nil is silent. Nothing is ever printed.
 	Logger *zap.Logger
 
@@ -123,6 +133,23 @@ func MoveLog(dataDir string, to LogStore) error {
 	}
 	return nil
 }
+
+// BackupOptions say whom Backup asks. Address and, if the nodes have one, ClusterSecret are needed.
+type BackupOptions struct {
+	// Address is that of a node, the leader or not.
+	Address string
+	// ClusterName, ClusterSecret, PeerTLS and Dial are as in Options.
+	ClusterName   string
+	ClusterSecret []byte
+	PeerTLS       *tls.Config
+	Dial          func(ctx context.Context, addr string) (net.Conn, error)
+	// Name is what the nodes' logs call the caller; empty for "backup". Without a secret, PeerTLS must have
+	// a certificate for it.
+	Name string
+}
+
+// RestoreOptions say what Restore makes of a backup. All are needed, and as in Options.
+type RestoreOptions struct{ NodeID, DataDir, Advertise string }
 
 // minSecret is how long a cluster secret must be, in bytes.
 const minSecret = 32

@@ -50,11 +50,13 @@ type Replica interface {
 	View() (*state.View, error)
 }
 
-// Options are what a Service needs. None may be left out.
+// Options are what a Service needs. None may be left out but the Authenticator.
 type Options struct {
 	Replica   Replica
 	Hub       *fanout.Hub
 	Passwords *auth.Passwords
+	// Authenticator, which may be nil, is the host's word on who calls, instead of tokens.
+	Authenticator func(ctx context.Context) (user string, err error)
 	// Status is how the node sees itself and the cluster. It must not wait.
 	Status func() Status
 	Logger *zap.Logger
@@ -67,6 +69,7 @@ type Service struct {
 
 	drained chan struct{} // closed by Drain
 	once    sync.Once
+	vouched vouched
 
 	mu       sync.Mutex          // guards what follows
 	streams  map[state.Actor]int // of Subscribe
@@ -79,7 +82,7 @@ type Service struct {
 func New(o Options) *Service {
 	return &Service{
 		o: o, log: o.Logger.Named("rpc"), drained: make(chan struct{}),
-		streams: map[state.Actor]int{}, connects: map[state.Actor]int{},
+		streams: map[state.Actor]int{}, connects: map[state.Actor]int{}, vouched: vouched{users: map[string]*vouchedUser{}},
 	}
 }
 
@@ -257,6 +260,32 @@ func caller(ctx context.Context) state.Actor {
 	return a
 }
 
+// knownKey is where enter puts whether the caller of a status method is a user.
+type knownKey struct{}
+
+// callerKnown reports whether the caller of a status method is a user.
+func callerKnown(ctx context.Context) bool {
+	k, _ := ctx.Value(knownKey{}).(bool)
+	return k
+}
+
+// knows reports whether a call is a user's. When it cannot be found out it is nobody's: a broken node
+// answers too.
+func (s *Service) knows(ctx context.Context, method string) (is bool) {
+	err := s.recovered(method, func() error {
+		_, hosted, err := s.identity(ctx)
+		if is = hosted; hosted || err != nil {
+			return err
+		}
+		hash, err := bearer(ctx)
+		if err == nil {
+			_, is, err = s.session(hash)
+		}
+		return err
+	})
+	return is && err == nil
+}
+
 // enter waits until this node is new enough for the caller, and finds out who that is.
 func (s *Service) enter(ctx context.Context, method string) (context.Context, error) {
 	access, ok := methods[method]
@@ -264,11 +293,10 @@ func (s *Service) enter(ctx context.Context, method string) (context.Context, er
 		return nil, fmt.Errorf("%s is not in the table of methods", method)
 	}
 	if access == status {
-		var a state.Actor // nobody, also when it cannot be found out: a broken node answers too
-		if hash, err := bearer(ctx); err == nil {
-			a, _, _ = s.session(hash)
-		}
-		return context.WithValue(ctx, callerKey{}, a), nil
+		return context.WithValue(ctx, knownKey{}, s.knows(ctx, method)), nil
+	}
+	if access == anybody && s.hosted(ctx) {
+		return nil, chaterr.ErrHostAccounts
 	}
 	if err := s.catchUp(ctx); err != nil {
 		return nil, err
@@ -350,9 +378,14 @@ func bearer(ctx context.Context) (hash []byte, err error) {
 	return hash, nil
 }
 
-// authenticate finds the session of a token. A session that this node does not know may be newer
-// than the node, so before it says no it looks at the newest state.
+// authenticate finds the session of the user for whom the host vouches, or else of a token. A session that
+// this node does not know may be newer than the node, so before it says no it looks at the newest state.
 func (s *Service) authenticate(ctx context.Context) (state.Actor, error) {
+	if user, hosted, err := s.identity(ctx); err != nil {
+		return state.Actor{}, err
+	} else if hosted {
+		return s.vouch(ctx, user)
+	}
 	hash, err := bearer(ctx)
 	if err != nil {
 		return state.Actor{}, err

@@ -18,7 +18,7 @@ var allowed = map[string][]string{
 	// The library, from the top down.
 	"": {
 		"rpc", "rpc/peer", "membership", "internal/replica", "internal/fanout", "internal/auth", "internal/zaplog",
-		"internal/node", "fsm", "fsm/state",
+		"internal/node", "fsm", "fsm/state", "rpc/client",
 	},
 	"rpc":              {"rpc/chatpb", "fsm/state", "internal/fanout", "internal/auth", "internal/grpcerr", "internal/cursor"},
 	"rpc/chatpb":       {},

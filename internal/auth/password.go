@@ -17,6 +17,9 @@ var params = &argon2id.Params{Memory: 19 << 10, Iterations: 2, Parallelism: 1, S
 // of an unknown user takes as long as any other check.
 const dummy = "$argon2id$v=19$m=19456,t=2,p=1$jTaLI1k0DOkjEcN2Nf4SaQ$NfYn5JdzJIqxyNtbHyFVlaYZUYK6ICbwdsrhHnWzX9w"
 
+// NoPassword stands where a hash would for an account that nobody enters with a password.
+const NoPassword = "!"
+
 // maxWaiting is how many hashes may wait for their turn.
 const maxWaiting = 64
 
@@ -43,10 +46,10 @@ func (p *Passwords) Hash(ctx context.Context, password string) (phc string, err 
 	return phc, err
 }
 
-// Verify reports whether a password belongs to a PHC string; with an empty one it takes its time
-// and says no. It blocks and fails as Hash does.
+// Verify reports whether a password belongs to a PHC string; with an empty one and with
+// NoPassword it takes its time and says no. It blocks and fails as Hash does.
 func (p *Passwords) Verify(ctx context.Context, password, phc string) (ok bool, err error) {
-	known := phc != ""
+	known := phc != "" && phc != NoPassword
 	if !known {
 		phc = dummy
 	}

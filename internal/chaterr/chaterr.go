@@ -38,6 +38,8 @@ var (
 	ErrUnauthenticated = errors.New("not logged in")
 	// ErrBadCredentials: no such account, or not its password. Ask for both again.
 	ErrBadCredentials = errors.New("wrong name or password")
+	// ErrHostAccounts: the program that chat is part of says who calls, so nobody registers or logs in here.
+	ErrHostAccounts = errors.New("accounts are those of the host program")
 	// ErrNameTaken: another account or room has the name. Choose another.
 	ErrNameTaken = errors.New("the name is taken")
 	// ErrPasswordChanged: the password was changed by another call meanwhile. Start again.

@@ -38,6 +38,7 @@ var table = []row{
 	{chaterr.ErrOverloaded, codes.ResourceExhausted, "OVERLOADED", time.Second},
 	{chaterr.ErrBadCredentials, codes.Unauthenticated, "BAD_CREDENTIALS", 0},
 	{chaterr.ErrUnauthenticated, codes.Unauthenticated, "UNAUTHENTICATED", 0},
+	{chaterr.ErrHostAccounts, codes.Unimplemented, "HOST_ACCOUNTS", 0},
 	{chaterr.ErrNameTaken, codes.AlreadyExists, "NAME_TAKEN", 0},
 	{chaterr.ErrPasswordChanged, codes.Aborted, "PASSWORD_CHANGED", 0},
 	{chaterr.ErrNoSuchUser, codes.NotFound, "NO_SUCH_USER", 0},

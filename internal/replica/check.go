@@ -16,6 +16,34 @@ import (
 	"example.com/chat/internal/files"
 )
 
+// Verified is what Verify has seen. The entries are those in the log of a directory; of a backup there
+// are none.
+type Verified struct {
+	Backup                bool
+	NodeID                string // empty for a backup
+	ClusterID             string
+	FirstEntry, LastEntry uint64
+	Applied               uint64 // the last entry that the state holds
+	Snapshots, Records    int
+}
+
+// Verify is Check for a directory, and CheckBackup for a file.
+func Verify(path string, log *zap.Logger) (Verified, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return Verified{}, err
+	}
+	if !info.IsDir() {
+		b, err := CheckBackup(path, log)
+		return Verified{Backup: true, ClusterID: b.ClusterID, Applied: b.Applied, Records: b.Records}, err
+	}
+	c, err := Check(path, log)
+	return Verified{
+		NodeID: c.NodeID, ClusterID: c.ClusterID, FirstEntry: c.First, LastEntry: c.Last,
+		Applied: c.Applied, Snapshots: c.Snapshots, Records: c.Records,
+	}, err
+}
+
 // Checked is what Check has seen.
 type Checked struct {
 	NodeID, ClusterID string

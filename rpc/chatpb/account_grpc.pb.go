@@ -55,13 +55,14 @@ type AccountServiceClient interface {
 	//
 	// The name is folded to its canonical form (PRECIS UsernameCaseMapped, RFC 8265), so that Alice
 	// and alice are one, and has 1 to 64 bytes then. The password has 8 to 1,024 bytes. Reasons:
-	// NAME_TAKEN (ALREADY_EXISTS). Retry: safe.
+	// NAME_TAKEN (ALREADY_EXISTS), HOST_ACCOUNTS (UNIMPLEMENTED: the program that chat is part of says
+	// who calls, by what it finds in the metadata). Retry: safe.
 	Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterResponse, error)
 	// Login checks a password and makes a session. Open to everybody.
 	//
 	// An account has at most 32 sessions; one more ends the oldest. Reasons: BAD_CREDENTIALS
-	// (UNAUTHENTICATED), the same for an unknown name and a wrong password. Retry: harmless, each
-	// success makes a session.
+	// (UNAUTHENTICATED), the same for an unknown name and a wrong password; HOST_ACCOUNTS as Register.
+	// Retry: harmless, each success makes a session.
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 	// Logout ends the caller's session, or all sessions of the caller's account. From its
 	// answer on no node accepts or delivers anything for them. Retry: safe; UNAUTHENTICATED then
@@ -173,13 +174,14 @@ type AccountServiceServer interface {
 	//
 	// The name is folded to its canonical form (PRECIS UsernameCaseMapped, RFC 8265), so that Alice
 	// and alice are one, and has 1 to 64 bytes then. The password has 8 to 1,024 bytes. Reasons:
-	// NAME_TAKEN (ALREADY_EXISTS). Retry: safe.
+	// NAME_TAKEN (ALREADY_EXISTS), HOST_ACCOUNTS (UNIMPLEMENTED: the program that chat is part of says
+	// who calls, by what it finds in the metadata). Retry: safe.
 	Register(context.Context, *RegisterRequest) (*RegisterResponse, error)
 	// Login checks a password and makes a session. Open to everybody.
 	//
 	// An account has at most 32 sessions; one more ends the oldest. Reasons: BAD_CREDENTIALS
-	// (UNAUTHENTICATED), the same for an unknown name and a wrong password. Retry: harmless, each
-	// success makes a session.
+	// (UNAUTHENTICATED), the same for an unknown name and a wrong password; HOST_ACCOUNTS as Register.
+	// Retry: harmless, each success makes a session.
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	// Logout ends the caller's session, or all sessions of the caller's account. From its
 	// answer on no node accepts or delivers anything for them. Retry: safe; UNAUTHENTICATED then

@@ -53,6 +53,7 @@ type Cluster struct {
 	t       testing.TB
 	o       options
 	dir     string
+	seeds   []string // of New's nodes
 	net     *simnet.Net
 	started time.Time
 	grace   time.Duration // that goroutines have to end, of real time
@@ -76,6 +77,7 @@ type Option func(*options)
 type options struct {
 	change []func(i int, o *chat.Options)
 	server func(*chat.Node) *grpc.Server
+	login  func(user string) client.Option
 	logs   bool
 }
 
@@ -88,6 +90,12 @@ func WithOptions(f func(i int, o *chat.Options)) Option {
 // and services. chat is registered on it afterwards. The default is grpc.NewServer without options.
 func WithServer(f func(*chat.Node) *grpc.Server) Option {
 	return func(o *options) { o.server = f }
+}
+
+// WithLogin is for a host with users of its own (see chat.Options.Authenticator): the clients of Client show
+// with f's option who they are, and neither register nor log in.
+func WithLogin(f func(user string) client.Option) Option {
+	return func(o *options) { o.login = f }
 }
 
 // WithLogs has nodes log to the test.
@@ -114,6 +122,11 @@ func Start(t testing.TB, n int, opts ...Option) *Cluster {
 	for _, o := range opts {
 		o(&c.o)
 	}
+	for i := range 3 {
+		if i < n || n == 0 {
+			c.seeds = append(c.seeds, addr(fmt.Sprintf("n%d", i+1)))
+		}
+	}
 	t.Cleanup(c.stop) // before that of TempDir; and not at the end of the test: Fatal would leave goroutines, and the bubble would panic
 	for i := range n {
 		c.Add(func(o *chat.Options) {
@@ -134,7 +147,7 @@ func (c *Cluster) Add(change func(*chat.Options)) *Node {
 	n := &Node{Name: name, Addr: addr(name), c: c}
 	n.Options = chat.Options{
 		NodeID: name, DataDir: filepath.Join(c.dir, name), Advertise: n.Addr,
-		Seeds:         []string{addr("n1"), addr("n2"), addr("n3")},
+		Seeds:         c.seeds,
 		ClusterSecret: bytes.Repeat([]byte("s"), 32), Dial: c.net.Dialer(n.Addr),
 	}
 	if c.o.logs {
@@ -369,6 +382,11 @@ func (c *Cluster) Dialer(from string) func(ctx context.Context, addr string) (ne
 // Dial makes a client that knows some nodes, or all, and is not logged in. It ends with the test.
 func (c *Cluster) Dial(nodes ...*Node) *client.Client {
 	c.t.Helper()
+	return c.dial(nodes)
+}
+
+func (c *Cluster) dial(nodes []*Node, opts ...client.Option) *client.Client {
+	c.t.Helper()
 	if len(nodes) == 0 {
 		nodes = c.Nodes
 	}
@@ -381,7 +399,7 @@ func (c *Cluster) Dial(nodes ...*Node) *client.Client {
 	var cl *client.Client
 	c.labelled(func() {
 		var err error
-		if cl, err = client.Dial(ctx, addrs, client.WithDialer(c.net.Dialer("client"))); err != nil {
+		if cl, err = client.Dial(ctx, addrs, append(opts, client.WithDialer(c.net.Dialer("client")))...); err != nil {
 			c.t.Fatal(err)
 		}
 	})
@@ -393,11 +411,14 @@ func (c *Cluster) Dial(nodes ...*Node) *client.Client {
 	return cl
 }
 
-// Client makes a client of a user, who is registered with Password if need be, and logs in. It knows some
-// nodes, or all, and ends with the test.
+// Client makes a client of a user, who is registered with Password if need be, and logs in; see WithLogin. It
+// knows some nodes, or all, and ends with the test.
 func (c *Cluster) Client(user string, nodes ...*Node) *client.Client {
 	c.t.Helper()
-	cl := c.Dial(nodes...)
+	if c.o.login != nil {
+		return c.dial(nodes, c.o.login(user))
+	}
+	cl := c.dial(nodes)
 	if _, err := cl.Register(c.t.Context(), user, Password); err != nil && !errors.Is(err, client.ErrNameTaken) {
 		c.t.Fatalf("register %s: %v", user, err)
 	}

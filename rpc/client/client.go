@@ -55,6 +55,9 @@ var (
 	ErrUnauthenticated = chaterr.ErrUnauthenticated
 	// ErrBadCredentials, refused: no such account, or not its password.
 	ErrBadCredentials = chaterr.ErrBadCredentials
+	// ErrHostAccounts, refused: the cluster's users are those of the program that it is part of. Show its
+	// token, with WithToken or WithPerRPCCredentials, and neither register nor log in.
+	ErrHostAccounts = chaterr.ErrHostAccounts
 	// ErrNameTaken, refused: choose another name.
 	ErrNameTaken = chaterr.ErrNameTaken
 	// ErrPasswordChanged, refused: the password was changed by another call meanwhile.
@@ -90,6 +93,8 @@ type options struct {
 	tls   *tls.Config
 	dial  func(context.Context, string) (net.Conn, error)
 	token string
+	creds credentials.PerRPCCredentials
+	fixed bool
 }
 
 // WithTLS speaks TLS with the nodes. Without it passwords and messages can be read on the way.
@@ -100,7 +105,18 @@ func WithDialer(f func(ctx context.Context, addr string) (net.Conn, error)) Opti
 	return func(o *options) { o.dial = f }
 }
 
-// WithToken begins with the session of an earlier Login; see Client.Token.
+// WithPerRPCCredentials adds the metadata of creds to each call: it is how callers show who they are to a
+// cluster whose program has users of its own, with tokens that are renewed.
+func WithPerRPCCredentials(creds credentials.PerRPCCredentials) Option {
+	return func(o *options) { o.creds = creds }
+}
+
+// WithoutDiscovery uses no other nodes than those that Dial and Prefer name: for nodes that are reached through
+// a proxy, and not where they reach each other.
+func WithoutDiscovery() Option { return func(o *options) { o.fixed = true } }
+
+// WithToken begins with the session of an earlier Login, see Client.Token, or with a token of the host
+// program's where users are the host's.
 func WithToken(token string) Option { return func(o *options) { o.token = token } }
 
 // Client is a connection to a cluster, with at most one session. It is safe for concurrent use.
@@ -160,11 +176,17 @@ func (c *Client) add(addr string) error {
 		}
 	}
 	return c.nodes.add(addr, func() (*grpc.ClientConn, error) {
-		return grpc.NewClient("passthrough:///"+url.PathEscape(addr), grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
+		opts := []grpc.DialOption{
+			grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 				MinConnectTimeout: time.Second,
-			}), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig())
+			}), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(),
+		}
+		if c.o.creds != nil {
+			opts = append(opts, grpc.WithPerRPCCredentials(c.o.creds))
+		}
+		return grpc.NewClient("passthrough:///"+url.PathEscape(addr), opts...)
 	})
 }
 

@@ -28,7 +28,7 @@ type Server struct {
 }
 
 // Status asks the node that this client prefers at the moment; see Prefer. With a session it also
-// learns the cluster's nodes.
+// learns the cluster's nodes; see WithoutDiscovery.
 func (c *Client) Status(ctx context.Context) (ClusterStatus, error) {
 	a, err := call(ctx, c, chatpb.NewClusterServiceClient, chatpb.ClusterServiceClient.GetStatus, &chatpb.GetStatusRequest{})
 	if err != nil {
@@ -40,6 +40,9 @@ func (c *Client) Status(ctx context.Context) (ClusterStatus, error) {
 	}
 	for _, v := range a.Servers {
 		s.Servers = append(s.Servers, Server{v.Id, v.Address, v.Voter, v.Alive})
+		if c.o.fixed {
+			continue
+		}
 		if err := c.add(v.Address); err != nil {
 			return s, err
 		}
