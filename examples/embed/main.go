@@ -1,11 +1,15 @@
-// Command embed is a program with a gRPC service of its own, orders of a shop, into which chat was
-// put: whoever places an order finds a message about it in his chat.
+// Command embed is a program into which chat was put: a shop with users, a gRPC server with TLS and
+// interceptors, and a service of its own, orders. Its users are the chat's, without a second password, and
+// whoever places an order finds a message about it in his chat.
 //
 //	go run ./examples/embed
 package main
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +19,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"example.com/chat"
@@ -32,8 +37,8 @@ func main() {
 	}
 }
 
-// run is the host program: its server, its service, and chat beside it.
-func run(ctx context.Context, out io.Writer) error {
+// run is the program: it serves, and alice buys something.
+func run(ctx context.Context, out io.Writer) (err error) {
 	dir, err := os.MkdirTemp("", "embed-")
 	if err != nil {
 		return err
@@ -43,94 +48,76 @@ func run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
-	desk := &desk{}
-	server.RegisterService(&orders, desk)
-	return withChat(ctx, server, lis, dir, func() error {
-		if err := desk.open(ctx, lis.Addr().String()); err != nil {
-			return err
-		}
-		return errors.Join(shop(ctx, lis.Addr().String(), out), desk.chat.Close())
-	})
-}
-
-// withChat puts chat on a server that the program has anyway, and runs do beside it.
-func withChat(ctx context.Context, server *grpc.Server, lis net.Listener, dir string, do func() error) error {
+	cert, roots, err := certificate()
+	if err != nil {
+		return err
+	}
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return err
+	}
+	users := newUsers()
 	node, err := chat.New(chat.Options{
 		NodeID: "shop1", DataDir: dir, Advertise: lis.Addr().String(), BootstrapExpect: 1,
+		ClusterSecret: secret, PeerTLS: &tls.Config{RootCAs: roots}, Authenticator: users.caller,
 	})
 	if err != nil {
 		return err
 	}
+	desk := &desk{node: node}
+	server := newServer(users, desk, node, grpc.Creds(credentials.NewServerTLSFromCert(&cert)))
 	node.Register(server)
 	go func() { _ = server.Serve(lis) }() // ends with GracefulStop
-	if err = node.Start(ctx); err == nil {
-		err = node.Ready(ctx)
+	defer func() { err = errors.Join(err, leave(node, desk, server)) }()
+	if err := node.Start(ctx); err != nil {
+		return err
 	}
-	if err == nil {
-		err = do()
+	if err := node.Ready(ctx); err != nil {
+		return err
 	}
-	leaving, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	return buy(ctx, lis.Addr().String(), users.token("alice"), roots, out)
+}
+
+// newServer is the shop's server as it was before chat, but for one line: it asks who calls, has the shop's own
+// service, and health.
+func newServer(users *users, desk *desk, node *chat.Node, opts ...grpc.ServerOption) *grpc.Server {
+	server := grpc.NewServer(append(opts, grpc.UnaryInterceptor(users.unary), grpc.StreamInterceptor(users.stream))...)
+	server.RegisterService(&orders, desk)
+	healthpb.RegisterHealthServer(server, node.Health())
+	return server
+}
+
+// leave ends without a gap for others: streams end with a code that sends clients to another node, and calls
+// that are at work are answered.
+func leave(node *chat.Node, desk *desk, server *grpc.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	err = errors.Join(err, node.Drain(leaving))
+	err := errors.Join(desk.close(), node.Drain(ctx))
+	stop := context.AfterFunc(ctx, server.Stop) // a client that reads nothing would hold GracefulStop up
 	server.GracefulStop()
+	stop()
 	return errors.Join(err, node.Close())
 }
 
-// desk takes orders, and writes to who has placed one.
-type desk struct{ chat *client.Client }
-
-func (d *desk) open(ctx context.Context, addr string) (err error) {
-	if d.chat, err = client.Dial(ctx, []string{addr}); err != nil {
-		return err
-	}
-	if _, err = d.chat.Register(ctx, "orders", "a long password"); err == nil {
-		_, err = d.chat.Login(ctx, "orders", "a long password")
-	}
-	return err
-}
-
-func (d *desk) place(ctx context.Context, customer string) (*wrapperspb.StringValue, error) {
-	_, err := d.chat.Send(ctx, client.ToUser(customer), client.Draft{Text: "your order is on its way"})
-	return wrapperspb.String("placed"), err
-}
-
-// orders is the host's own service, written out here where a program would generate it.
-var orders = grpc.ServiceDesc{
-	ServiceName: "shop.v1.OrderService", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Place", Handler: func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		customer := new(wrapperspb.StringValue)
-		if err := dec(customer); err != nil {
-			return nil, err
-		}
-		return srv.(*desk).place(ctx, customer.Value)
-	}}},
-}
-
-// shop is a customer: she registers, places an order, and reads what the desk has written.
-func shop(ctx context.Context, addr string, out io.Writer) (err error) {
-	alice, err := client.Dial(ctx, []string{addr})
+// buy is a customer with the shop's token: she places an order, and reads in her chat what came of it.
+func buy(ctx context.Context, addr, token string, roots *x509.CertPool, out io.Writer) (err error) {
+	conf := &tls.Config{RootCAs: roots}
+	alice, err := client.Dial(ctx, []string{addr}, client.WithTLS(conf), client.WithToken(token))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, alice.Close()) }()
-	if _, err := alice.Register(ctx, "alice", "correct horse"); err != nil {
-		return err
-	}
-	if _, err := alice.Login(ctx, "alice", "correct horse"); err != nil {
-		return err
-	}
 	events, err := alice.Subscribe(ctx, client.SubscribeOptions{})
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	shop, err := grpc.NewClient(addr, grpc.WithTransportCredentials(credentials.NewTLS(conf)), grpc.WithPerRPCCredentials(bearer(token)))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
+	defer func() { err = errors.Join(err, shop.Close()) }()
 	answer := new(wrapperspb.StringValue)
-	if err := conn.Invoke(ctx, "/shop.v1.OrderService/Place", wrapperspb.String("alice"), answer); err != nil {
+	if err := shop.Invoke(ctx, "/shop.v1.OrderService/Place", wrapperspb.String("a book"), answer); err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintf(out, "order: %s\n", answer.Value)

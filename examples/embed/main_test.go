@@ -11,7 +11,7 @@ func TestRun(t *testing.T) {
 	if err := run(t.Context(), &out); err != nil {
 		t.Fatal(err)
 	}
-	if want := "order: placed\nchat: orders: your order is on its way\n"; out.String() != want {
+	if want := "order: placed\nchat: orders: a book is on its way\n"; out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}
 }
