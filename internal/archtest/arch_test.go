@@ -45,11 +45,16 @@ var allowed = map[string][]string{
 	"examples/embed":      {"", "rpc/client"},
 
 	// Test and measuring machinery.
-	"internal/loadgen":   {"", "rpc/client"},
-	"internal/archtest":  {},
-	"internal/faulttest": {},
-	"internal/simnet":    {},
-	"rpc/chattest":       {"", "rpc/client", "internal/simnet"}, // a host's tests import it
+	"internal/loadgen":              {"", "rpc/client"},
+	"internal/archtest":             {},
+	"internal/hostcost":             {},
+	"internal/hostcost/plainserver": {},
+	"internal/hostcost/chatserver":  {""},
+	"internal/hostcost/plainclient": {},
+	"internal/hostcost/chatclient":  {"rpc/client"},
+	"internal/faulttest":            {},
+	"internal/simnet":               {},
+	"rpc/chattest":                  {"", "rpc/client", "internal/simnet"}, // a host's tests import it
 }
 
 const (
