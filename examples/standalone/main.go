@@ -37,18 +37,19 @@ type usageError struct{ error }
 // flags are those of the command line.
 type flags struct {
 	id, host, dataDir, join, configFile string
-	port                                int
-	smoke, verbose, child               bool
+	port, nodes                         int
+	smoke, verbose, child, json         bool
 }
 
 const help = `standalone runs chat.
 
-  standalone            three nodes on this machine, to try it
+  standalone            three nodes on this machine, to try it; --nodes, --data-dir and --json change that
   standalone --smoke    the same, checked: send, kill the leader, send on; ends with a line of JSON
   standalone --id ID    one node
   standalone node       the same; flags that are not given come from CHAT_ID, CHAT_PORT, CHAT_HOST,
                         CHAT_DATA_DIR, CHAT_JOIN and CHAT_CONFIG_FILE
 
+  standalone status --servers HOST:PORT,...                    ask nodes how they are
   standalone backup --from HOST:PORT --to FILE                 write a backup of a running cluster
   standalone verify PATH                                       say what is damaged in a backup or data directory
   standalone restore --from FILE --id ID --port P --data-dir D begin a new cluster with a backup
@@ -70,9 +71,11 @@ func parse(args []string, output io.Writer) (flags, error) {
 	s.StringVar(&f.id, "id", "", "the node's `name`, unique in the cluster; there is one node then")
 	s.IntVar(&f.port, "port", 0, "the `port` on which the node serves clients and other nodes")
 	s.StringVar(&f.host, "host", "", "the `host` name or address at which the others reach the node (default localhost)")
-	s.StringVar(&f.dataDir, "data-dir", "", "the `directory` in which the node keeps everything (default ./data/ID)")
+	s.StringVar(&f.dataDir, "data-dir", "", "the `directory` in which the node keeps everything (default ./data/ID); without --id, in which the nodes do, to go on with the next time")
 	s.StringVar(&f.join, "join", "", "the `address`, host:port, of a node of the cluster to join; several with commas")
 	s.StringVar(&f.configFile, "config-file", "", "a JSON `file`, {\"servers\":{\"ID\":\"host:port\"}}, with the nodes that form the cluster")
+	s.IntVar(&f.nodes, "nodes", nodes, "how `many` nodes to start on this machine, at most 7")
+	s.BoolVar(&f.json, "json", false, "without --id: print what happens as JSON, an object a line")
 	s.BoolVar(&f.smoke, "smoke", false, "start three nodes, send, kill the leader, send on, and check what arrived")
 	s.BoolVar(&f.verbose, "verbose", false, "log more")
 	s.BoolVar(&f.child, "stop-with-stdin", false, "stop when standard input ends, as the three nodes do when their parent is gone")
@@ -97,9 +100,18 @@ func parse(args []string, output io.Writer) (flags, error) {
 			err = errors.New("node: no --id, and no CHAT_ID: want one, such as server1")
 		}
 	}
-	one := f.port != 0 || f.host != "" || f.dataDir != "" || f.join != "" || f.configFile != "" || f.child
+	one := f.port != 0 || f.host != "" || f.join != "" || f.configFile != "" || f.child
 	if err == nil && f.id == "" && one {
 		err = errors.New("a flag for one node came without --id")
+	}
+	if err == nil && (f.nodes < 1 || f.nodes > maxNodes) {
+		err = fmt.Errorf("--nodes %d: want 1 to %d", f.nodes, maxNodes)
+	}
+	if err == nil && f.id != "" && (f.nodes != nodes || f.json) {
+		err = errors.New("--nodes and --json are for several nodes on this machine: want them without --id")
+	}
+	if err == nil && f.smoke && (f.nodes != nodes || f.dataDir != "" || f.json) {
+		err = errors.New("--smoke starts three nodes of its own, and ends with JSON: want it alone")
 	}
 	if err == nil && f.id != "" && f.smoke {
 		err = errors.New("--smoke starts nodes of its own: want it without --id")
@@ -124,6 +136,6 @@ func run(ctx context.Context, args []string, in io.Reader, out, log io.Writer) e
 	case f.smoke:
 		return smoke(ctx, out)
 	default:
-		return show(ctx, in, out)
+		return show(ctx, f, in, out)
 	}
 }

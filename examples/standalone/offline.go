@@ -14,7 +14,7 @@ import (
 	"example.com/chat"
 )
 
-// tool is a subcommand for data at rest.
+// tool is a subcommand for an operator.
 type tool struct {
 	usage string // behind the command's name
 	does  string
@@ -26,11 +26,13 @@ type toolFlags struct {
 	*flag.FlagSet
 	usage                       string
 	from, to, id, host, dataDir string
+	servers                     string
 	port                        int
-	yes                         bool
+	yes, json                   bool
 }
 
 var tools = map[string]tool{
+	"status": {"--servers HOST:PORT,... [--json]", "ask nodes how they are; fails when one is not ready", status},
 	"backup": {"--from HOST:PORT --to FILE", "write a backup of a running cluster", backup},
 	"verify": {"PATH", "read a backup, or a stopped node's data directory, and say what is damaged", verifyData},
 	"restore": {"--from FILE --id ID --port PORT --data-dir DIR", "make a node of a new cluster from a backup; start it with the same flags, " +
@@ -59,6 +61,8 @@ func runTool(ctx context.Context, args []string, out io.Writer) (ok bool, err er
 	t.StringVar(&t.host, "host", "localhost", "the `host` at which others will reach the node")
 	t.IntVar(&t.port, "port", 0, "the `port` at which others will reach the node")
 	t.StringVar(&t.dataDir, "data-dir", "", "the node's `directory`")
+	t.StringVar(&t.servers, "servers", "", "the `addresses`, host:port, of nodes, with commas between")
+	t.BoolVar(&t.json, "json", false, "print an object a line")
 	t.BoolVar(&t.yes, "yes", false, "do it")
 	err = t.Parse(args[1:])
 	if errors.Is(err, flag.ErrHelp) {

@@ -13,15 +13,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"example.com/chat/rpc/client"
 )
 
 const (
-	// nodes is how many a cluster of processes has.
-	nodes = 3
+	// nodes is how many a cluster of processes has, and maxNodes how many it may have.
+	nodes, maxNodes = 3, 7
 	// firstPort is where they listen, when nobody else does: 8001 and up.
 	firstPort = 8001
 	// formTime is how long they may take to be ready.
@@ -30,9 +32,10 @@ const (
 	endTime = 15 * time.Second
 )
 
-// processes is a cluster of three processes of this program.
+// processes is a cluster of processes of this program.
 type processes struct {
-	dir    string // data, logs and configuration; removed by close
+	dir    string // data, logs and configuration
+	keep   bool   // else close removes them
 	secret string
 	config string
 	nodes  []*process
@@ -43,39 +46,59 @@ type process struct {
 	of         *processes
 	id, addr   string
 	data, logs string
+	join       string // the nodes that it joins; empty for one that formed the cluster
 
-	mu    sync.Mutex // guards what follows
-	cmd   *exec.Cmd  // nil before start
-	stdin io.Closer  // the process ends with it
-	ended chan struct{}
+	mu     sync.Mutex // guards what follows
+	cmd    *exec.Cmd  // nil before start
+	stdin  io.Closer  // the process ends with it
+	ended  chan struct{}
+	client *client.Client // asks this node alone; nil before the first status
 }
 
-// startProcesses starts three nodes and waits until all can serve. port is the first to try.
-func startProcesses(ctx context.Context, port int) (*processes, error) {
-	dir, err := os.MkdirTemp("", "chat-")
+// startProcesses starts n nodes and waits until all can serve. port is the first to try. Without a dir they
+// have a temporary one; in a dir that has nodes of an earlier time, these go on.
+func startProcesses(ctx context.Context, port, n int, dir string) (p *processes, err error) {
+	keep := dir != ""
+	if keep {
+		if dir, err = filepath.Abs(dir); err == nil {
+			err = os.MkdirAll(dir, 0o700)
+		}
+	} else {
+		dir, err = os.MkdirTemp("", "chat-")
+	}
 	if err != nil {
 		return nil, err
 	}
-	p := &processes{dir: dir, secret: rand.Text() + rand.Text(), config: filepath.Join(dir, "config.json")}
-	if err := p.start(ctx, port); err != nil {
+	p = &processes{dir: dir, keep: keep, secret: rand.Text() + rand.Text(), config: filepath.Join(dir, "config.json")}
+	for ; n < maxNodes; n++ {
+		if _, err := os.Stat(filepath.Join(dir, nodeID(n+1))); err != nil {
+			break
+		}
+	}
+	if err := p.start(ctx, port, n); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
 }
 
-func (p *processes) start(ctx context.Context, port int) error {
-	ports, err := freePorts(port, nodes)
+func nodeID(i int) string { return "server" + strconv.Itoa(i) }
+
+func (p *processes) newProcess(id string, port int) *process {
+	return &process{
+		of: p, id: id, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		data: filepath.Join(p.dir, id), logs: filepath.Join(p.dir, id+".log"),
+	}
+}
+
+func (p *processes) start(ctx context.Context, port, n int) error {
+	ports, err := freePorts(port, n)
 	if err != nil {
 		return err
 	}
 	c := config{Servers: map[string]string{}}
 	for i, port := range ports {
-		id := "server" + strconv.Itoa(i+1)
-		n := &process{
-			of: p, id: id, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
-			data: filepath.Join(p.dir, id), logs: filepath.Join(p.dir, id+".log"),
-		}
-		c.Servers[id] = n.addr
+		n := p.newProcess(nodeID(i+1), port)
+		c.Servers[n.id] = n.addr
 		p.nodes = append(p.nodes, n)
 	}
 	text, err := json.Marshal(c)
@@ -121,13 +144,34 @@ next:
 	return nil, errors.New("no free ports on 127.0.0.1")
 }
 
-// close ends all nodes and removes their data.
+// add starts one more node, which joins the others. It does not wait for that.
+func (p *processes) add() (*process, error) {
+	if len(p.nodes) == maxNodes {
+		return nil, fmt.Errorf("%d nodes are enough", maxNodes)
+	}
+	ports, err := freePorts(firstPort+len(p.nodes), 1)
+	if err != nil {
+		return nil, err
+	}
+	n := p.newProcess(nodeID(len(p.nodes)+1), ports[0])
+	n.join = strings.Join(p.addrs(), ",")
+	if err := n.start(); err != nil {
+		return nil, err
+	}
+	p.nodes = append(p.nodes, n)
+	return n, nil
+}
+
+// close ends all nodes and removes their data, unless it is to be kept.
 func (p *processes) close() error {
 	var wait sync.WaitGroup
 	for _, n := range p.nodes {
 		wait.Go(n.stop)
 	}
 	wait.Wait()
+	if p.keep {
+		return nil
+	}
 	return os.RemoveAll(p.dir)
 }
 
@@ -185,7 +229,14 @@ func (n *process) start() error {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the process has its own
-	cmd := exec.Command(self, "--id", n.id, "--data-dir", n.data, "--config-file", n.of.config, "--stop-with-stdin")
+	cmd := exec.Command(self, "--id", n.id, "--data-dir", n.data, "--stop-with-stdin")
+	if n.join == "" {
+		cmd.Args = append(cmd.Args, "--config-file", n.of.config)
+	} else {
+		host, port, _ := net.SplitHostPort(n.addr) // newProcess made it
+		cmd.Args = append(cmd.Args, "--host", host, "--port", port, "--join", n.join)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this program, which ends them in good order
 	cmd.Env = append(os.Environ(), "CHAT_CLUSTER_SECRET="+n.of.secret)
 	cmd.Stdout, cmd.Stderr = log, log
 	stdin, err := cmd.StdinPipe()
@@ -203,6 +254,7 @@ func (n *process) start() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cmd, n.stdin, n.ended = cmd, stdin, ended
+	n.forget()
 	return nil
 }
 
@@ -239,12 +291,25 @@ func (n *process) kill() {
 	<-ended
 }
 
+// freeze stops the process in its tracks, as SIGSTOP does, and thaw lets it go on.
+func (n *process) freeze() error { return n.signal(syscall.SIGSTOP) }
+func (n *process) thaw() error   { return n.signal(syscall.SIGCONT) }
+
+func (n *process) signal(s os.Signal) error {
+	cmd, _, _ := n.running()
+	return cmd.Process.Signal(s)
+}
+
 // stop tells the process to end, and kills it when it does not.
 func (n *process) stop() {
 	cmd, stdin, ended := n.running()
 	if cmd == nil {
 		return
 	}
+	n.mu.Lock()
+	n.forget()
+	n.mu.Unlock()
+	_ = n.thaw()      // one that is frozen could not end; fails when it has ended
 	_ = stdin.Close() // fails when the process has ended already
 	select {
 	case <-ended:
@@ -273,12 +338,32 @@ func (n *process) ready(ctx context.Context) error {
 func (n *process) status(ctx context.Context) (client.ClusterStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	c, err := client.Dial(ctx, []string{n.addr})
+	n.mu.Lock()
+	c := n.client
+	n.mu.Unlock()
+	if c != nil {
+		return c.Status(ctx)
+	}
+	c, err := client.Dial(ctx, []string{n.addr}, client.WithoutDiscovery())
 	if err != nil {
 		return client.ClusterStatus{}, err
 	}
-	s, err := c.Status(ctx)
-	return s, errors.Join(err, c.Close())
+	n.mu.Lock()
+	n.client, c = c, n.client
+	now := n.client
+	n.mu.Unlock()
+	if c != nil {
+		_ = c.Close() // somebody was quicker
+	}
+	return now.Status(ctx)
+}
+
+// forget closes the client: that of a process that is gone would take its time to find the new one. mu is held.
+func (n *process) forget() {
+	if n.client != nil {
+		_ = n.client.Close() // it was asked for its status only
+		n.client = nil
+	}
 }
 
 // lastWords is the end of the node's log.

@@ -44,7 +44,7 @@ func torment(ctx context.Context, out io.Writer, port, kills int) (r report, err
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(out, format+"\n", args...) }
 	r.Nodes = nodes
 	begin := time.Now()
-	p, err := startProcesses(ctx, port)
+	p, err := startProcesses(ctx, port, nodes, "")
 	if err != nil {
 		return r, err
 	}

@@ -74,16 +74,26 @@ func (t *traffic) begin(ctx context.Context, addrs []string) (err error) {
 
 // user registers and logs in.
 func (t *traffic) user(ctx context.Context, name string, addrs []string) (*client.Client, error) {
+	c, err := login(ctx, name, addrs)
+	if err == nil {
+		t.clients = append(t.clients, c)
+	}
+	return c, err
+}
+
+// login makes a client of a user, who is registered if need be.
+func login(ctx context.Context, name string, addrs []string) (*client.Client, error) {
 	c, err := client.Dial(ctx, addrs)
 	if err != nil {
 		return nil, err
 	}
-	t.clients = append(t.clients, c)
-	if _, err := c.Register(ctx, name, password); err != nil {
-		return nil, fmt.Errorf("register %s: %w", name, err)
+	if _, err = c.Register(ctx, name, password); err == nil || errors.Is(err, client.ErrNameTaken) {
+		_, err = c.Login(ctx, name, password)
 	}
-	_, err = c.Login(ctx, name, password)
-	return c, err
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("user %s: %w", name, err), c.Close())
+	}
+	return c, nil
 }
 
 // send sends one message after the other until sending ends; the last one is waited for.

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+// someView has everything that a frame can show.
+func someView() view {
+	at := time.Date(2026, 1, 2, 12, 1, 31, 0, time.UTC)
+	return view{
+		up: 72 * time.Second, ready: 800 * time.Millisecond, faults: 1, since: 12 * time.Second, outage: 460 * time.Millisecond,
+		nodes: []nodeView{
+			{id: "server1", addr: "127.0.0.1:8001", pid: 11, role: "down, back in 3 s"},
+			{id: "server2", addr: "127.0.0.1:8002", pid: 12, role: "leader", term: 4, applied: 1200, up: true},
+			{id: "server3", addr: "127.0.0.1:8003", pid: 13, role: "follower", term: 4, applied: 1199, lag: 1, up: true},
+		},
+		counts: counts{Sent: 1100, Acknowledged: 1099, Delivered: 1099, P50: 2.04, P99: 9.5},
+		addrs:  []string{"127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003"}, dir: "/tmp/chat-1",
+		events: []event{
+			{at: at, text: "server1, the leader, was killed (kill -9)", bad: true},
+			{at: at.Add(time.Second), text: "server2 leads; no write was acknowledged for 0.46 s; 0 lost, 0 doubled"},
+		},
+	}
+}
+
+const frame80 = `chat: 3 nodes on this machine, ready in 0.8 s, up 1m12s
+
+  node     address              pid  role                    term  applied  lag
+  server1  127.0.0.1:8001         -  down, back in 3 s
+  server2  127.0.0.1:8002        12  leader                     4     1200    0
+  server3  127.0.0.1:8003        13  follower                   4     1199    1
+
+Sent 1100  acknowledged 1099  delivered 1099
+Lost 0  doubled 0
+Acknowledged after 2.0 ms (p50), 9.5 ms (p99)
+Leader lost 12s ago; no write for 0.46 s (1 so far)
+
+Chat in another terminal (register, log in, send echo hello):
+  go run ./examples/cli --servers 127.0.0.1:8001,127.0.0.1:8002,127.0.0.1:8003
+Logs: /tmp/chat-1/*.log
+
+12:01:31 server1, the leader, was killed (kill -9)
+12:01:32 server2 leads; no write was acknowledged for 0.46 s; 0 lost, 0 doubled
+
+k kill -9 the leader   p pause it   a add a node   s status   q quit`
+
+const frame40 = `chat: 3 nodes, ready in 0.8 s, up 1m12s
+
+  node     role       term  applied  lag
+  server1  down, back in 3 s
+  server2  leader        4     1200    0
+  server3  follower      4     1199    1
+
+Sent 1100  acked 1099  came 1099
+Lost 0  doubled 0
+Acked after 2.0 (p99 9.5) ms
+Lost 12s ago, for 0.46 s (1 so far)
+
+Chat, with echo for one:
+  go run ./examples/cli \
+    --servers 127.0.0.1:8001
+Logs: /tmp/chat-1/*.log
+
+12:01:31 server1, the leader, was kille…
+12:01:32 server2 leads; no write was ac…
+
+k kill  p pause  a add  s status  q quit`
+
+// TestFrame: what is shown at three widths, and without colours nothing but text.
+func TestFrame(t *testing.T) {
+	for width, want := range map[int]string{80: frame80, 120: frame80, 40: frame40} {
+		lines := frame(someView(), width, strings.Count(want, "\n")+1, false)
+		if got := strings.Join(lines, "\n"); got != want {
+			t.Errorf("%d columns:\n%s\nwant:\n%s", width, got, want)
+		}
+	}
+}
+
+// TestFrame_Fits: on whatever screen, a frame is no wider and no higher than it, the keys are there, and colours
+// change nothing but colours.
+func TestFrame_Fits(t *testing.T) {
+	v := someView()
+	for range 200 {
+		v.events = append(v.events, v.events...)[:min(2*len(v.events), 200)]
+	}
+	for _, width := range []int{1, 10, 39, 40, 71, 72, 80, 120, 300} {
+		for _, height := range []int{1, 2, 10, 24, 25, 60} {
+			bare := frame(v, width, height, false)
+			if len(bare) != height {
+				t.Errorf("%d x %d: %d lines", width, height, len(bare))
+			}
+			for _, l := range bare {
+				if utf8.RuneCountInString(l) > width || strings.ContainsAny(l, "\x1b\n") {
+					t.Errorf("%d x %d: %q", width, height, l)
+				}
+			}
+			if last := bare[len(bare)-1]; width >= 40 && !strings.Contains(last, "q quit") {
+				t.Errorf("%d x %d: the last line is %q", width, height, last)
+			}
+			coloured := strings.Join(frame(v, width, height, true), "\n")
+			for _, c := range []string{bold, dim, red, green, yellow, plain} {
+				coloured = strings.ReplaceAll(coloured, c, "")
+			}
+			if coloured != strings.Join(bare, "\n") {
+				t.Errorf("%d x %d: colours change the text", width, height)
+			}
+		}
+	}
+}
+
+// TestVerifier_Counts: a number that is missing is lost, and one that comes again is doubled.
+func TestVerifier_Counts(t *testing.T) {
+	v := &verifier{}
+	for _, seq := range []uint64{7, 8, 8, 9, 12, 13, 12} {
+		v.delivered(seq)
+	}
+	if c := v.counted(); c.Delivered != 5 || c.Lost != 2 || c.Doubled != 2 {
+		t.Errorf("got %+v", c)
+	}
+	for i := range verifierKeeps + 100 { // the oldest hundred make room
+		v.measured(time.Duration(i) * time.Millisecond)
+	}
+	if c := v.counted(); c.P50 != 600 || c.P99 != 1090 {
+		t.Errorf("got %v and %v", c.P50, c.P99)
+	}
+}
