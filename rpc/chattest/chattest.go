@@ -78,6 +78,7 @@ type options struct {
 	change []func(i int, o *chat.Options)
 	server func(*chat.Node) *grpc.Server
 	login  func(user string) client.Option
+	client []client.Option
 	logs   bool
 }
 
@@ -96,6 +97,11 @@ func WithServer(f func(*chat.Node) *grpc.Server) Option {
 // with f's option who they are, and neither register nor log in.
 func WithLogin(f func(user string) client.Option) Option {
 	return func(o *options) { o.login = f }
+}
+
+// WithClient has clients use options, such as client.WithTLS for servers with TLS.
+func WithClient(opts ...client.Option) Option {
+	return func(o *options) { o.client = append(o.client, opts...) }
 }
 
 // WithLogs has nodes log to the test.
@@ -399,7 +405,8 @@ func (c *Cluster) dial(nodes []*Node, opts ...client.Option) *client.Client {
 	var cl *client.Client
 	c.labelled(func() {
 		var err error
-		if cl, err = client.Dial(ctx, addrs, append(opts, client.WithDialer(c.net.Dialer("client")))...); err != nil {
+		opts = append(append(opts, client.WithDialer(c.net.Dialer("client"))), c.o.client...)
+		if cl, err = client.Dial(ctx, addrs, opts...); err != nil {
 			c.t.Fatal(err)
 		}
 	})
