@@ -169,7 +169,11 @@ func recoverNode(ctx context.Context, t *toolFlags, out io.Writer) error {
 	_, err := chat.Recover(ctx, t.dataDir, func(r chat.Recovery) error {
 		_, _ = fmt.Fprintf(out, "node %s at %s becomes the whole of a new cluster, %s\n", r.NodeID, r.Address, r.NewClusterID)
 		for _, s := range r.Lost {
-			_, _ = fmt.Fprintf(out, "  server %s at %s is given up; it does not answer\n", s.ID, s.Address)
+			what := "does not answer"
+			if !s.Voter {
+				what = "does not vote, and was not asked"
+			}
+			_, _ = fmt.Fprintf(out, "  server %s at %s is given up; it %s\n", s.ID, s.Address, what)
 		}
 		_, _ = fmt.Fprintf(out, "  its state ends at entry %d, and its log at entry %d: all of that is kept, also what was never acknowledged\n", r.Applied, r.Last)
 		_, _ = fmt.Fprintf(out, "  what was acknowledged without this node is lost\n")

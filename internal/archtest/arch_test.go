@@ -53,6 +53,7 @@ var allowed = map[string][]string{
 	"internal/hostcost/plainclient": {},
 	"internal/hostcost/chatclient":  {"rpc/client"},
 	"internal/faulttest":            {},
+	"internal/readmetest":           {},
 	"internal/simnet":               {},
 	"rpc/chattest":                  {"", "rpc/client", "internal/simnet"}, // a host's tests import it
 }
