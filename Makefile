@@ -8,7 +8,7 @@ GO  ?= go
 BIN := $(CURDIR)/.bin
 BUF := $(BIN)/buf-$(BUF_VERSION)
 
-.PHONY: all check format vet test race generate lint-proto checkgenerate smoke clean
+.PHONY: all check format vet test bench race generate lint-proto checkgenerate smoke clean
 
 all: check test
 
@@ -23,6 +23,10 @@ vet:
 
 test:
 	$(GO) test ./...
+
+# bench runs each benchmark once, so that none rots; go test -bench . ./fsm/state and the like measure.
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 
 race:
 	$(GO) test -race -timeout 20m ./...

@@ -62,7 +62,8 @@ func open(s *session, in *os.File, out io.Writer) (input, func(), error) {
 	if w, h, err := term.GetSize(int(in.Fd())); err == nil && w > 0 {
 		_ = t.SetSize(w, h) // fails for no size that a terminal has
 	}
-	s.out.w = t
+	t.History, t.AutoCompleteCallback = &history{}, s.out.names.complete
+	s.out.w, s.out.colour = t, wantsColour() && !s.out.json
 	return input{t.ReadLine, t.ReadPassword, t.SetPrompt}, func() { _ = term.Restore(int(in.Fd()), old) }, nil
 }
 

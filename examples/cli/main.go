@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -60,7 +61,7 @@ func parse(args []string, output io.Writer) (flags, error) {
 		_, _ = fmt.Fprintf(output, "cli [flags]            chat in this terminal\ncli [flags] COMMAND    do one thing\n\nFlags:\n")
 		s.SetOutput(output)
 		s.PrintDefaults()
-		_, _ = fmt.Fprintf(output, "\nCommands:\n%s", overview())
+		_, _ = fmt.Fprintf(output, "\nCommands:\n%s%s", overview(), examples)
 		return f, err
 	}
 	if err != nil {
@@ -82,11 +83,25 @@ func parse(args []string, output io.Writer) (flags, error) {
 		}
 	}
 	f.command = s.Args()
-	if len(f.servers) == 0 && !slices.Equal(f.command, []string{"help"}) {
+	if len(f.servers) == 0 && !f.alone() {
 		return f, usagef("no servers: want --servers localhost:8001,localhost:8002,localhost:8003")
 	}
 	return f, nil
 }
+
+// alone reports whether the command needs no server.
+func (f flags) alone() bool {
+	return slices.Equal(f.command, []string{"help"}) || len(f.command) > 0 && f.command[0] == "completion"
+}
+
+const examples = `
+Examples:
+  cli --servers localhost:8001 register alice        asks for a password
+  cli --servers localhost:8001 login alice           keeps the session for the commands that follow
+  cli --servers localhost:8001 send bob hello there
+  cli --servers localhost:8001 --json messages 5     an object a line
+  source <(cli completion bash)                      or zsh, or fish
+`
 
 // readConfig reads the addresses from a cluster's configuration file.
 func readConfig(name string) ([]string, error) {
@@ -139,6 +154,13 @@ const dialTime = 10 * time.Second
 func start(ctx context.Context, f flags, in *os.File, out io.Writer) (err error) {
 	if slices.Equal(f.command, []string{"help"}) {
 		_, err := io.WriteString(out, overview())
+		return err
+	}
+	if len(f.command) > 0 && f.command[0] == "completion" {
+		text, err := script(strings.Join(f.command[1:], " "), filepath.Base(os.Args[0]))
+		if err == nil {
+			_, err = io.WriteString(out, text)
+		}
 		return err
 	}
 	s := &session{servers: f.servers, out: newPrinter(out, f.json)}

@@ -16,12 +16,16 @@ import (
 
 // printer shows results to people or to programs. It is safe for concurrent use.
 type printer struct {
-	w    io.Writer
-	json bool
-	mu   *sync.Mutex
+	w      io.Writer
+	json   bool
+	colour bool // senders have one each
+	mu     *sync.Mutex
+	names  *names // that were shown
 }
 
-func newPrinter(w io.Writer, json bool) printer { return printer{w, json, new(sync.Mutex)} }
+func newPrinter(w io.Writer, json bool) printer {
+	return printer{w: w, json: json, mu: new(sync.Mutex), names: new(names)}
+}
 
 // show prints the object for programs, and the text for people.
 func (p printer) show(object map[string]any, format string, args ...any) {
@@ -30,6 +34,7 @@ func (p printer) show(object map[string]any, format string, args ...any) {
 		text, _ := json.Marshal(object) // of strings, numbers and times: cannot fail
 		line = string(text)
 	}
+	p.names.learn(object)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, _ = fmt.Fprintln(p.w, line) // where should it be told
@@ -44,11 +49,15 @@ func (p printer) message(m client.Message, room, mark string, object map[string]
 	if sender == "" {
 		sender = "(deleted)"
 	}
+	sender = printable(sender)
+	if p.colour {
+		sender = coloured(sender)
+	}
 	if room != "" {
 		o["room"] = room
-		sender = roomMark + room + " " + sender
+		sender = roomMark + printable(room) + " " + sender
 	}
-	p.show(o, "%s[%s] %s: %s  (%s)", mark, clock(m.Time), printable(sender), printable(m.Text), messageID(m.RoomID, m.Seq))
+	p.show(o, "%s[%s] %s: %s  (%s)", mark, clock(m.Time), sender, printable(m.Text), messageID(m.RoomID, m.Seq))
 }
 
 // failure prints an error.

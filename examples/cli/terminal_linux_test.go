@@ -36,6 +36,8 @@ func openTerminal(t *testing.T) (keyboard, tty *os.File) {
 // TestRun_Terminal: a message that comes in while a line is being typed stands above it, and the
 // line is there again below. A password is not shown.
 func TestRun_Terminal(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "")
 	addr := startNode(t)
 	keyboard, tty := openTerminal(t)
 	var out screen
@@ -64,7 +66,9 @@ func TestRun_Terminal(t *testing.T) {
 	if code, _, errs := one(t, "", "--servers", addr, "--session", file, "send", "alice", "are you there?"); code != 0 {
 		t.Fatal(errs)
 	}
-	out.wait(t, "bob: are you there?")
+	out.wait(t, coloured("bob")+": are you there?")
+	typed("\x15send b\t", "send bob ")       // Tab
+	typed("hello\r\x1b[A", "send bob hello") // and the line again
 	typed("ne\x15quit\r", "logged out")
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d", code)
