@@ -73,7 +73,8 @@ type Options struct {
 	// the call: with its code if it is a gRPC status, otherwise as UNAUTHENTICATED, with its text. nil has
 	// users register and log in with passwords. All nodes must agree; may change at a restart.
 	//
-	// Streams that are open end when Client(ctx, user) calls LogoutAll or DeleteAccount, on all nodes.
+	// A user has one session at each node then, with at most 8 streams of each kind. A host ends them, on all
+	// nodes, with LogoutAll or DeleteAccount of Node.Client(ctx, user).
 	Authenticator func(ctx context.Context) (user string, err error)
 
 	// Logger is told what an operator may want to act on; nil is silent. Nothing is ever printed.
