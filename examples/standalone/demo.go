@@ -139,8 +139,7 @@ func (d *demo) welcome() {
 
 // farewell is the sum, and an error if something was lost or doubled.
 func (d *demo) farewell() error {
-	d.v.close()
-	c := d.v.counted()
+	c := d.v.finish()
 	d.say(event{kind: "end"}, "ending: %v", c)
 	if c.Lost+c.Doubled > 0 {
 		return fmt.Errorf("%d messages were lost and %d doubled; the logs are in %s", c.Lost, c.Doubled, d.p.dir)

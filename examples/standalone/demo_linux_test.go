@@ -172,6 +172,7 @@ func TestDemo(t *testing.T) {
 	c.wait(`(?s)leads; no write.*leads; no write`)
 	c.resize(40, 15)
 	t.Logf("\n%s", c.wait(`(?m)^  node +role +term +applied`))
+	c.wait(`(?m)^  server1 +(leader|follower) `) // it may be the one that was paused
 	addr := regexp.MustCompile(`127.0.0.1:\d+`).FindString(whole)
 	if code, out := program(t, "status", "--servers", addr); code != 0 || !strings.Contains(out, "server1") {
 		t.Errorf("status: exit code %d\n%s", code, out)

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 )
@@ -111,15 +112,39 @@ func TestFrame_Fits(t *testing.T) {
 	}
 }
 
-// TestVerifier_Counts: a number that is missing is lost, and one that comes again is doubled.
+// TestVerifier_Counts: each way to lose or to double a message is counted, by its text and its receipt.
 func TestVerifier_Counts(t *testing.T) {
-	v := &verifier{}
-	for _, seq := range []uint64{7, 8, 8, 9, 12, 13, 12} {
-		v.delivered(seq)
+	acked := func(n int, seq uint64) func(*verifier) { return func(v *verifier) { v.acknowledged(n, seq) } }
+	came := func(n int, seq uint64) func(*verifier) { return func(v *verifier) { v.delivered(n, seq) } }
+	for name, tt := range map[string]struct {
+		do   []func(*verifier)
+		want [3]int // delivered, lost, doubled
+	}{
+		"good":                      {[]func(*verifier){acked(1, 7), came(1, 7), came(2, 8), acked(2, 8)}, [3]int{2, 0, 0}},
+		"never acknowledged":        {[]func(*verifier){came(1, 7), came(3, 8), acked(3, 8)}, [3]int{2, 0, 0}},
+		"its place was given again": {[]func(*verifier){acked(1, 7), acked(2, 7), came(2, 7)}, [3]int{1, 1, 0}},
+		"lost, and others come":     {[]func(*verifier){acked(1, 7), acked(2, 8), came(2, 8)}, [3]int{1, 1, 0}},
+		"acknowledged too late":     {[]func(*verifier){came(2, 8), acked(1, 7), acked(2, 8)}, [3]int{1, 1, 0}},
+		"lost at the end":           {[]func(*verifier){acked(1, 7), came(1, 7), acked(2, 8)}, [3]int{1, 1, 0}},
+		"applied twice":             {[]func(*verifier){acked(1, 7), came(1, 7), came(1, 8)}, [3]int{1, 0, 1}},
+		"delivered twice":           {[]func(*verifier){acked(1, 7), came(1, 7), acked(2, 8), came(2, 8), came(1, 7)}, [3]int{2, 0, 1}},
+		"not where its receipt is":  {[]func(*verifier){acked(1, 7), came(1, 8), came(2, 9), acked(2, 10)}, [3]int{2, 0, 2}},
+	} {
+		synctest.Test(t, func(t *testing.T) { // finish waits for what is missing
+			v := newVerifier()
+			for _, do := range tt.do {
+				do(v)
+			}
+			if c := v.finish(); [3]int{c.Delivered, c.Lost, c.Doubled} != tt.want {
+				t.Errorf("%s: got %+v, want %v", name, c, tt.want)
+			}
+		})
 	}
-	if c := v.counted(); c.Delivered != 5 || c.Lost != 2 || c.Doubled != 2 {
-		t.Errorf("got %+v", c)
-	}
+}
+
+// TestVerifier_Percentiles: they are of the newest.
+func TestVerifier_Percentiles(t *testing.T) {
+	v := newVerifier()
 	for i := range verifierKeeps + 100 { // the oldest hundred make room
 		v.measured(time.Duration(i) * time.Millisecond)
 	}

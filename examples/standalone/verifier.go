@@ -15,25 +15,32 @@ const (
 	verifierEvery = 10 * time.Millisecond
 	// verifierKeeps is how many of the newest acknowledgements its percentiles are of.
 	verifierKeeps = 1000
+	// finishTime is how long messages may be on their way at the end.
+	finishTime = 5 * time.Second
 )
 
 // verifier sends numbered messages all the time, and counts what becomes of them.
 type verifier struct {
 	clients []*client.Client
 	halt    context.CancelFunc
+	rest    context.CancelFunc // ends sending alone
+	sending sync.WaitGroup
 	work    sync.WaitGroup
 
-	mu    sync.Mutex // guards what follows
-	count counts
-	took  []time.Duration // the newest acknowledgements, in a ring
-	next  int             // in took
-	last  uint64          // number of the newest message that was delivered
+	mu      sync.Mutex // guards what follows
+	count   counts
+	took    []time.Duration // the newest acknowledgements, in a ring
+	next    int             // in took
+	last    int             // number of the newest message that was delivered
+	missing map[int]uint64  // those that were acknowledged and have not come, with the place in their receipts
+	early   map[int]uint64  // those that have come and are not acknowledged, with their place
 
 	fault  time.Time     // the newest one; zero for none
 	outage time.Duration // from then to the acknowledgement of a send that began later; 0 before that
 }
 
-// counts are of messages. Lost ones were acknowledged and did not come, though later ones did.
+// counts are of messages. Lost ones were acknowledged and did not come, though later ones did, or until the end;
+// doubled ones came again, or in another place than their receipts say.
 type counts struct {
 	Sent         int     `json:"sent"`
 	Acknowledged int     `json:"acknowledged"`
@@ -48,12 +55,17 @@ type counts struct {
 // whatever becomes of ctx.
 func startVerifier(ctx context.Context, addrs []string) (*verifier, error) {
 	life, halt := context.WithCancel(context.Background())
-	v := &verifier{halt: halt}
+	v := newVerifier()
+	v.halt = halt
 	if err := v.start(ctx, life, addrs); err != nil {
 		v.close()
 		return nil, err
 	}
 	return v, nil
+}
+
+func newVerifier() *verifier {
+	return &verifier{halt: func() {}, rest: func() {}, missing: map[int]uint64{}, early: map[int]uint64{}}
 }
 
 func (v *verifier) start(ctx, life context.Context, addrs []string) error {
@@ -77,7 +89,9 @@ func (v *verifier) start(ctx, life context.Context, addrs []string) error {
 		return err
 	}
 	v.work.Go(func() { v.listen(life, events, room.ID) })
-	v.work.Go(func() { v.send(life, sender, room.ID) })
+	sending, rest := context.WithCancel(life)
+	v.rest = rest
+	v.sending.Go(func() { v.send(sending, sender, room.ID) })
 	return nil
 }
 
@@ -104,10 +118,12 @@ func (v *verifier) send(ctx context.Context, c *client.Client, room string) {
 		v.count.Sent++
 		v.mu.Unlock()
 		begun := time.Now()
-		_, err := c.Send(ctx, client.ToRoom(room), client.Draft{Text: text("verifier", n)})
+		receipt, err := c.Send(ctx, client.ToRoom(room), client.Draft{Text: text("verifier", n)})
+		if err == nil {
+			v.acknowledged(n, receipt.Seq)
+		}
 		v.mu.Lock()
 		if err == nil {
-			v.count.Acknowledged++
 			v.measured(time.Since(begun))
 			if v.outage == 0 && begun.After(v.fault) {
 				v.outage = time.Since(v.fault)
@@ -127,30 +143,81 @@ func (v *verifier) measured(d time.Duration) {
 	v.next = (v.next + 1) % verifierKeeps
 }
 
-// listen looks at the numbers that the cluster gave to the messages: they have no gaps.
+// acknowledged compares a receipt with what has come.
+func (v *verifier) acknowledged(n int, seq uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count.Acknowledged++
+	at, came := v.early[n]
+	switch {
+	case !came && n <= v.last:
+		v.count.Lost++
+	case !came:
+		v.missing[n] = seq
+	case at != seq:
+		v.count.Doubled++
+	}
+	delete(v.early, n)
+}
+
+// listen looks at what comes.
 func (v *verifier) listen(ctx context.Context, events *client.Subscription, room string) {
 	for e, err := range events.All(ctx) {
 		if err != nil {
 			return // ctx has ended, or the listener was deleted
 		}
-		if e.Kind == client.MessageSent && e.Message.RoomID == room {
-			v.delivered(e.Message.Seq)
+		if m := e.Message; e.Kind == client.MessageSent && m.RoomID == room && m.Sender == "verifier" {
+			v.delivered(number(m.Text), m.Seq)
 		}
 	}
 }
 
-func (v *verifier) delivered(seq uint64) {
+// delivered looks at a message that came. Each is sent when the one before it was answered, so their numbers
+// only grow.
+func (v *verifier) delivered(n int, seq uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	switch {
-	case v.last != 0 && seq <= v.last:
+	if n <= v.last {
 		v.count.Doubled++
 		return
-	case v.last != 0:
-		v.count.Lost += int(seq - v.last - 1)
 	}
-	v.last = seq
+	v.last = n
 	v.count.Delivered++
+	for other := range v.missing {
+		if other < n {
+			v.count.Lost++
+			delete(v.missing, other)
+		}
+	}
+	clear(v.early) // those will not be acknowledged any more
+	at, acknowledged := v.missing[n]
+	switch {
+	case !acknowledged:
+		v.early[n] = seq
+	case at != seq:
+		v.count.Doubled++
+	}
+	delete(v.missing, n)
+}
+
+// finish sends no more, waits until what was acknowledged has come, but not for ever, and counts what is
+// missing then as lost.
+func (v *verifier) finish() counts {
+	v.rest()
+	v.sending.Wait()
+	for end := time.Now().Add(finishTime); v.awaits() > 0 && time.Now().Before(end); {
+		time.Sleep(verifierEvery)
+	}
+	c := v.counted()
+	c.Lost += v.awaits()
+	return c
+}
+
+// awaits is how many messages were acknowledged and have not come.
+func (v *verifier) awaits() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.missing)
 }
 
 // counted is what was counted so far.
@@ -191,6 +258,7 @@ func (v *verifier) lastOutage() time.Duration {
 
 func (v *verifier) close() {
 	v.halt()
+	v.sending.Wait()
 	v.work.Wait()
 	for _, c := range v.clients {
 		_ = c.Close() // nothing is lost with a connection
