@@ -75,7 +75,7 @@ func overview() string {
 
 func showHelp(_ context.Context, s *session, args []string) error {
 	if len(args) == 0 {
-		s.out.show(map[string]any{"help": overview()}, "%s", strings.TrimRight(overview(), "\n"))
+		s.out.show(map[string]any{"help": overview()}, "%s", styled(strings.TrimRight(overview(), "\n")))
 		return nil
 	}
 	c, ok := find(args[0])
@@ -105,6 +105,14 @@ func register(ctx context.Context, s *session, args []string) error {
 	return nil
 }
 
+// parenthesis is nothing around nothing.
+func parenthesis(text string) string {
+	if text == "" {
+		return ""
+	}
+	return "(" + text + ")"
+}
+
 func login(ctx context.Context, s *session, args []string) error {
 	name, password, err := s.credentials("login", args, false)
 	if err != nil {
@@ -121,13 +129,23 @@ func login(ctx context.Context, s *session, args []string) error {
 		return err
 	}
 	var unread uint64
+	from := map[string]uint64{}
+	var where []string
 	for r, err := range s.c.Rooms(ctx) {
 		if err != nil {
 			return err
 		}
-		unread += r.Unread
+		if unread += r.Unread; r.Unread > 0 {
+			name := r.Peer
+			if !r.Direct {
+				name = roomMark + r.Name
+			}
+			from[name] = r.Unread
+			where = append(where, fmt.Sprintf("%d from %s", r.Unread, name))
+		}
 	}
-	s.out.show(map[string]any{"user": a.Name, "node": st.NodeID, "unread": unread}, "logged in as %s at %s; %d unread", a.Name, st.NodeID, unread)
+	s.out.show(map[string]any{"user": a.Name, "node": st.NodeID, "unread": unread, "unread_from": from},
+		"logged in as %s at %s; %d unread %s", a.Name, st.NodeID, unread, parenthesis(strings.Join(where, ", ")))
 	if s.live {
 		return s.listen(ctx)
 	}

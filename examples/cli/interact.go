@@ -2,11 +2,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
@@ -17,21 +19,31 @@ type input struct {
 	line     func() (string, error) // its error is io.EOF at the end
 	password func(prompt string) (string, error)
 	prompt   func(string)
+	running  func(interrupt context.CancelFunc) // a command, until nil; what Ctrl-C calls
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
-// passwords asks for a password in the terminal; elsewhere it is the next line.
-func passwords(in *os.File, out io.Writer) func(string) (string, error) {
+// passwords asks for a password in the terminal, until ctx ends; elsewhere it is the next line.
+func passwords(ctx context.Context, in *os.File, out io.Writer) func(string) (string, error) {
 	lines := bufio.NewReader(in)
 	return func(prompt string) (string, error) {
 		if !isTerminal(in) {
 			return line(lines)
 		}
+		fd := int(in.Fd())
+		seen, err := term.GetState(fd)
+		if err != nil {
+			return "", err
+		}
 		_, _ = io.WriteString(out, prompt)
-		text, err := term.ReadPassword(int(in.Fd()))
+		text, err := wait(ctx, func() (string, error) {
+			text, err := term.ReadPassword(fd)
+			return string(text), err
+		})
+		_ = term.Restore(fd, seen) // which was not done yet when ctx has ended
 		_, _ = io.WriteString(out, "\n")
-		return string(text), err
+		return text, err
 	}
 }
 
@@ -45,31 +57,105 @@ func line(r *bufio.Reader) (string, error) {
 
 // open makes the input, and returns what undoes that. In a terminal what is shown goes through it,
 // so that the line that is being typed stays whole.
-func open(s *session, in *os.File, out io.Writer) (input, func(), error) {
-	if !isTerminal(in) {
+func open(ctx context.Context, s *session, in *os.File, out io.Writer) (input, func(), error) {
+	display, ok := out.(*os.File)
+	if !isTerminal(in) || !ok || !isTerminal(display) {
 		lines := bufio.NewReader(in)
 		next := func() (string, error) { return line(lines) }
-		return input{next, func(string) (string, error) { return next() }, func(string) {}}, func() {}, nil
+		password := func(string) (string, error) { return next() }
+		if isTerminal(in) {
+			password = passwords(ctx, in, os.Stderr)
+		}
+		return input{next, password, func(string) {}, func(context.CancelFunc) {}}, func() {}, nil
 	}
 	old, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
 		return input{}, nil, err
 	}
+	keys := newKeyboard(in)
 	t := term.NewTerminal(struct {
 		io.Reader
 		io.Writer
-	}{in, out}, "")
-	if w, h, err := term.GetSize(int(in.Fd())); err == nil && w > 0 {
-		_ = t.SetSize(w, h) // fails for no size that a terminal has
-	}
+	}{keys, out}, "")
 	t.History, t.AutoCompleteCallback = &history{}, s.out.names.complete
 	s.out.w, s.out.colour = t, wantsColour() && !s.out.json
-	return input{t.ReadLine, t.ReadPassword, t.SetPrompt}, func() { _ = term.Restore(int(in.Fd()), old) }, nil
+	prompt := func(text string) {
+		if w, h, err := term.GetSize(int(in.Fd())); err == nil && w > 0 {
+			_ = t.SetSize(w, h) // fails for no size that a terminal has
+		}
+		t.SetPrompt(text)
+	}
+	password := func(text string) (string, error) {
+		defer keys.running(keys.running(nil)) // Ctrl-C is the terminal's for so long
+		return t.ReadPassword(text)
+	}
+	return input{t.ReadLine, password, prompt, func(f context.CancelFunc) { keys.running(f) }}, func() { _ = term.Restore(int(in.Fd()), old) }, nil
+}
+
+// keyboard reads a terminal all the time, so that Ctrl-C is seen while a command runs, too. While none does,
+// the line editor gets it.
+type keyboard struct {
+	typed chan []byte
+	rest  []byte
+	err   error // why there is no more, once typed is closed
+
+	mu        sync.Mutex // guards interrupt
+	interrupt context.CancelFunc
+}
+
+const ctrlC = 3
+
+func newKeyboard(in io.Reader) *keyboard {
+	k := &keyboard{typed: make(chan []byte, 1024)}
+	go func() { // ends with the terminal, or with the program
+		defer close(k.typed)
+		for {
+			b := make([]byte, 256)
+			n, err := in.Read(b)
+			k.mu.Lock()
+			interrupt := k.interrupt
+			k.mu.Unlock()
+			if interrupt != nil && bytes.IndexByte(b[:n], ctrlC) >= 0 {
+				interrupt()
+				n = 0
+			}
+			if n > 0 {
+				k.typed <- b[:n]
+			}
+			if err != nil {
+				k.err = err
+				return
+			}
+		}
+	}()
+	return k
+}
+
+// running says what Ctrl-C interrupts from now on, and returns what it did before.
+func (k *keyboard) running(interrupt context.CancelFunc) (before context.CancelFunc) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before, k.interrupt = k.interrupt, interrupt
+	return before
+}
+
+// Read is what was typed.
+func (k *keyboard) Read(b []byte) (int, error) {
+	if len(k.rest) == 0 {
+		typed, ok := <-k.typed
+		if !ok {
+			return 0, k.err
+		}
+		k.rest = typed
+	}
+	n := copy(b, k.rest)
+	k.rest = k.rest[n:]
+	return n, nil
 }
 
 // interact carries out what is typed until exit, or the end of the input.
 func interact(ctx context.Context, s *session, in *os.File, out io.Writer) error {
-	from, restore, err := open(s, in, out)
+	from, restore, err := open(ctx, s, in, out)
 	if err != nil {
 		return err
 	}
@@ -91,7 +177,12 @@ func interact(ctx context.Context, s *session, in *os.File, out io.Writer) error
 			return err
 		}
 		if words := strings.Fields(text); len(words) > 0 {
-			if err := s.do(ctx, text, words); err != nil {
+			running, interrupt := context.WithCancel(ctx)
+			from.running(interrupt)
+			err := s.do(running, text, words)
+			from.running(nil)
+			interrupt()
+			if err != nil {
 				s.out.failure(err)
 			}
 		}

@@ -91,7 +91,7 @@ func parse(args []string, output io.Writer) (flags, error) {
 
 // alone reports whether the command needs no server.
 func (f flags) alone() bool {
-	return slices.Equal(f.command, []string{"help"}) || len(f.command) > 0 && f.command[0] == "completion"
+	return len(f.command) > 0 && (f.command[0] == "help" || f.command[0] == "completion")
 }
 
 const examples = `
@@ -100,7 +100,7 @@ Examples:
   cli --servers localhost:8001 login alice           keeps the session for the commands that follow
   cli --servers localhost:8001 send bob hello there
   cli --servers localhost:8001 --json messages 5     an object a line
-  source <(cli completion bash)                      or zsh, or fish
+  source <(cli completion bash)                      or zsh; in fish: cli completion fish | source
 `
 
 // readConfig reads the addresses from a cluster's configuration file.
@@ -136,6 +136,9 @@ func run(ctx context.Context, args []string, in *os.File, out, errs io.Writer) i
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 		return 0
+	case ctx.Err() != nil:
+		_, _ = fmt.Fprintln(errs, "cli: interrupted")
+		return exitFailed
 	case f.json:
 		newPrinter(errs, true).failure(err)
 	default:
@@ -152,11 +155,11 @@ const dialTime = 10 * time.Second
 
 // start connects and does what the flags say.
 func start(ctx context.Context, f flags, in *os.File, out io.Writer) (err error) {
-	if slices.Equal(f.command, []string{"help"}) {
-		_, err := io.WriteString(out, overview())
-		return err
-	}
-	if len(f.command) > 0 && f.command[0] == "completion" {
+	switch {
+	case !f.alone():
+	case f.command[0] == "help":
+		return showHelp(ctx, &session{out: newPrinter(out, f.json)}, f.command[1:])
+	default:
 		text, err := script(strings.Join(f.command[1:], " "), filepath.Base(os.Args[0]))
 		if err == nil {
 			_, err = io.WriteString(out, text)
@@ -176,7 +179,7 @@ func start(ctx context.Context, f flags, in *os.File, out io.Writer) (err error)
 		return err
 	}
 	s.user, s.token = k.User, k.Token
-	s.password, s.typed = passwords(in, out), isTerminal(in)
+	s.password, s.typed = passwords(ctx, in, out), isTerminal(in)
 	return dial(ctx, s, f, func() error {
 		// This process has seen nothing yet, so nothing tells a node how new its answer must be.
 		ctx := client.WithConsistency(ctx, client.Linearizable)

@@ -109,7 +109,7 @@ func TestRun_Commands(t *testing.T) {
 		{"join #lobby", "", 0, "you are in #lobby"},
 		{"messages", "", 0, "alice: hello there"},
 		{"messages x", "", 2, "usage: messages"},
-		{"login bob battery-staple", "", 0, "1 unread"},
+		{"login bob battery-staple", "", 0, "1 unread (1 from alice)"},
 		{"messages 1", "", 0, "*["},
 		{"status", "", 0, "server1"},
 		{"connect " + addr, "", 0, "connected to server1"},

@@ -27,8 +27,17 @@ func newPrinter(w io.Writer, json bool) printer {
 	return printer{w: w, json: json, mu: new(sync.Mutex), names: new(names)}
 }
 
-// show prints the object for programs, and the text for people.
+// styled is text of our own, which may steer the terminal.
+type styled string
+
+// show prints the object for programs, and the text for people. Arguments that are strings may be of others, and
+// do not steer the terminal.
 func (p printer) show(object map[string]any, format string, args ...any) {
+	for i, a := range args {
+		if text, ok := a.(string); ok {
+			args[i] = printable(text)
+		}
+	}
 	line := strings.TrimRight(fmt.Sprintf(format, args...), " ")
 	if p.json {
 		text, _ := json.Marshal(object) // of strings, numbers and times: cannot fail
@@ -49,15 +58,15 @@ func (p printer) message(m client.Message, room, mark string, object map[string]
 	if sender == "" {
 		sender = "(deleted)"
 	}
-	sender = printable(sender)
+	from := styled(printable(sender))
 	if p.colour {
-		sender = coloured(sender)
+		from = coloured(printable(sender))
 	}
 	if room != "" {
 		o["room"] = room
-		sender = roomMark + printable(room) + " " + sender
+		from = styled(roomMark+printable(room)+" ") + from
 	}
-	p.show(o, "%s[%s] %s: %s  (%s)", mark, clock(m.Time), sender, printable(m.Text), messageID(m.RoomID, m.Seq))
+	p.show(o, "%s[%s] %s: %s  (%s)", mark, clock(m.Time), from, m.Text, messageID(m.RoomID, m.Seq))
 }
 
 // failure prints an error.

@@ -69,7 +69,7 @@ func (s *session) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the command
 	me := s.user
 	s.stop = func() {
 		stop()

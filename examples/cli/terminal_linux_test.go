@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -31,6 +32,30 @@ func openTerminal(t *testing.T) (keyboard, tty *os.File) {
 	}
 	t.Cleanup(func() { _ = tty.Close() })
 	return keyboard, tty
+}
+
+// TestRun_Interrupted: Ctrl-C at the question for a password ends the program, and the terminal echoes again.
+func TestRun_Interrupted(t *testing.T) {
+	addr := startNode(t)
+	keyboard, tty := openTerminal(t)
+	var out screen
+	go func() { _, _ = io.Copy(&out, keyboard) }() // ends with the terminal
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	done := make(chan int)
+	go func() {
+		done <- run(ctx, []string{"--servers", addr, "--session", filepath.Join(t.TempDir(), "s"), "login", "alice"}, tty, tty, tty)
+	}()
+	out.wait(t, "password: ")
+	interrupt()
+	if code := <-done; code != exitFailed {
+		t.Errorf("exit code %d", code)
+	}
+	out.wait(t, "cli: interrupted")
+	state, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err != nil || state.Lflag&unix.ECHO == 0 {
+		t.Errorf("it does not echo: %+v, %v", state, err)
+	}
 }
 
 // TestRun_Terminal: a message that comes in while a line is being typed stands above it, and the
@@ -66,7 +91,7 @@ func TestRun_Terminal(t *testing.T) {
 	if code, _, errs := one(t, "", "--servers", addr, "--session", file, "send", "alice", "are you there?"); code != 0 {
 		t.Fatal(errs)
 	}
-	out.wait(t, coloured("bob")+": are you there?")
+	out.wait(t, string(coloured("bob"))+": are you there?")
 	typed("\x15send b\t", "send bob ")       // Tab
 	typed("hello\r\x1b[A", "send bob hello") // and the line again
 	typed("ne\x15quit\r", "logged out")

@@ -113,10 +113,10 @@ func secret(words []string) bool {
 var colours = []int{31, 32, 33, 34, 35, 36, 91, 92, 94, 95, 96}
 
 // coloured is a sender's name in a colour of its own, the same each time.
-func coloured(name string) string {
+func coloured(name string) styled {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(name)) // never fails
-	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", colours[h.Sum32()%uint32(len(colours))], name)
+	return styled(fmt.Sprintf("\x1b[%dm%s\x1b[0m", colours[h.Sum32()%uint32(len(colours))], name))
 }
 
 // wantsColour obeys NO_COLOR and terminals that can do nothing.
@@ -125,7 +125,7 @@ func wantsColour() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM"
 // scripts complete commands in shells.
 var scripts = map[string]string{
 	"bash": "complete -W '%[2]s' %[1]s\n",
-	"zsh":  "#compdef %[1]s\n_arguments '1: :(%[2]s)'\n",
+	"zsh":  "_chat_%[1]s() { _arguments '1: :(%[2]s)' }\ncompdef _chat_%[1]s %[1]s\n",
 	"fish": "complete -c %[1]s -f -n __fish_use_subcommand -a '%[2]s'\n",
 }
 

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"testing"
+	"unicode"
+
+	"example.com/chat/rpc/client"
 )
 
 // TestComplete: commands first, names that were shown later, and as far as they agree.
@@ -77,7 +82,7 @@ func TestCompletion(t *testing.T) {
 
 // TestColoured: a sender has one colour, and NO_COLOR and simple terminals have none.
 func TestColoured(t *testing.T) {
-	if a := coloured("alice"); a != coloured("alice") || a == coloured("bob") || !strings.HasSuffix(a, "malice\x1b[0m") {
+	if a := coloured("alice"); a != coloured("alice") || a == coloured("bob") || !strings.HasSuffix(string(a), "malice\x1b[0m") {
 		t.Errorf("got %q and %q", a, coloured("bob"))
 	}
 	t.Setenv("TERM", "xterm")
@@ -92,5 +97,60 @@ func TestColoured(t *testing.T) {
 	t.Setenv("TERM", "dumb")
 	if wantsColour() {
 		t.Error("a dumb terminal gets colours")
+	}
+}
+
+// TestKeyboard: Ctrl-C interrupts a command that runs, and is typed where none does.
+func TestKeyboard(t *testing.T) {
+	in, typing := io.Pipe()
+	k := newKeyboard(in)
+	write := func(text string) {
+		t.Helper()
+		if _, err := io.WriteString(typing, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	k.running(cancel)
+	write("typed ahead")
+	write("\x03")
+	<-ctx.Done()
+	k.running(nil)
+	write("\x03")
+	if err := typing.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(k); string(text) != "typed ahead\x03" || err != nil {
+		t.Errorf("it reads %q, %v", text, err)
+	}
+}
+
+// TestPrinter_Hostile: what others write does not steer the terminal, in whatever field.
+func TestPrinter_Hostile(t *testing.T) {
+	var out strings.Builder
+	p := newPrinter(&out, false)
+	p.colour = true
+	const hostile = "\x1b[2Jgone\r\u009b1m\nnext"
+	p.show(map[string]any{}, "%s %d", hostile, 1)
+	p.message(client.Message{Sender: hostile, Text: hostile}, hostile, "", nil)
+	for _, c := range escapes.ReplaceAllString(out.String(), "") {
+		if c != '\n' && !unicode.IsPrint(c) {
+			t.Errorf("%q is printed: %q", c, out.String())
+		}
+	}
+	if n := strings.Count(out.String(), "\n"); n != 2 {
+		t.Errorf("%d lines: %q", n, out.String())
+	}
+}
+
+// escapes are the colours of senders.
+var escapes = regexp.MustCompile("\x1b\\[[0-9]{1,2}m")
+
+// TestHelp_Alone: help for a command needs no server.
+func TestHelp_Alone(t *testing.T) {
+	var out strings.Builder
+	if code := run(t.Context(), []string{"help", "send"}, nil, &out, io.Discard); code != 0 || !strings.Contains(out.String(), "send NAME|#ROOM TEXT...") {
+		t.Errorf("%d, %q", code, out.String())
 	}
 }
