@@ -207,7 +207,8 @@ func (n *Node) Health() healthpb.HealthServer { return n.service.Health() }
 
 // Client is a client within the process that acts as a user, without a password, a network or the host's
 // interceptors: the program is trusted. When it returns the user has an account, which it has made if need
-// be, so that others can write to the user. It waits for that as any call of a client does. It uses this node
+// be, so that others can write to the user. Without Options.Authenticator a name is whose it was first: a program
+// that has names of its own, such as "orders", makes them here before it serves strangers. It waits for that as any call of a client does. It uses this node
 // alone, fails with ErrClosed when the node is closed, and is to be closed by the caller.
 func (n *Node) Client(ctx context.Context, user string) (*client.Client, error) {
 	local, err := n.inProcess()

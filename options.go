@@ -69,9 +69,12 @@ type Options struct {
 	// Authenticator says which user calls, from what the host's interceptors or the caller have put into ctx
 	// (metadata, TLS), and makes the host's users the chat's: nobody registers or logs in, an account is made
 	// at a user's first call. It is asked at each call and at the beginning of each stream, by many
-	// goroutines, and must be quick. A user is a name as Register takes it, of 1 to 64 bytes. An error refuses
-	// the call: with its code if it is a gRPC status, otherwise as UNAUTHENTICATED, with its text. nil has
-	// users register and log in with passwords. All nodes must agree; may change at a restart.
+	// goroutines, and must be quick. An error refuses the call: with its code if it is a gRPC status,
+	// otherwise as UNAUTHENTICATED, with its text. nil has users register and log in with passwords. All
+	// nodes must agree; may change at a restart.
+	//
+	// A user is a name as Register takes it, of 1 to 64 bytes, and folded as there: Alice and alice are one
+	// user. A host whose names differ in case alone returns something else, such as ids.
 	//
 	// A user has one session at each node then, with at most 8 streams of each kind. A host ends them, on all
 	// nodes, with LogoutAll or DeleteAccount of Node.Client(ctx, user).

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -31,14 +32,23 @@ func (d *desk) place(ctx context.Context, what string) (*wrapperspb.StringValue,
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
-	// The customer may never have chatted: this makes the account.
-	inbox, err := d.node.Client(ctx, customer)
-	if err != nil {
-		return nil, status.Error(codes.Unavailable, err.Error())
+	draft := client.Draft{Text: what + " is on its way"}
+	_, err = c.Send(ctx, client.ToUser(customer), draft)
+	if errors.Is(err, client.ErrNoSuchUser) { // who has never chatted
+		if err = d.introduce(ctx, customer); err == nil {
+			_, err = c.Send(ctx, client.ToUser(customer), draft)
+		}
 	}
-	defer func() { _ = inbox.Close() }()
-	_, err = c.Send(ctx, client.ToUser(customer), client.Draft{Text: what + " is on its way"})
 	return wrapperspb.String("placed"), err
+}
+
+// introduce makes a customer's account.
+func (d *desk) introduce(ctx context.Context, customer string) error {
+	c, err := d.node.Client(ctx, customer)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // client writes as "orders", from within the process.

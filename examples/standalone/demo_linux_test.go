@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -243,12 +244,28 @@ func TestDemo_Interrupted(t *testing.T) {
 
 // TestShow_ClosedInput: without a terminal and without input it goes on until it is told to end.
 func TestShow_ClosedInput(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		text := closedInput(t, asJSON)
+		if !strings.Contains(text, "0 lost, 0 doubled") || strings.Contains(text, "\x1b") {
+			t.Errorf("JSON %v:\n%s", asJSON, text)
+		}
+		for line := range strings.Lines(text) {
+			if json.Valid([]byte(line)) != asJSON {
+				t.Errorf("JSON %v: %q", asJSON, line)
+			}
+		}
+	}
+}
+
+// closedInput is what the demo of one node says without any input, until it has said how to chat.
+func closedInput(t *testing.T, asJSON bool) string {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out, in := io.Pipe()
 	done := make(chan error)
 	go func() {
-		err := show(ctx, flags{nodes: 1, dataDir: filepath.Join(t.TempDir(), "kept")}, strings.NewReader(""), in)
+		err := show(ctx, flags{nodes: 1, json: asJSON, dataDir: filepath.Join(t.TempDir(), "kept")}, strings.NewReader(""), in)
 		_ = in.Close() // never fails
 		done <- err
 	}()
@@ -256,9 +273,10 @@ func TestShow_ClosedInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := <-done; err != nil || !strings.Contains(string(text), "0 lost, 0 doubled") || strings.Contains(string(text), "\x1b") {
-		t.Errorf("%v\n%s", err, text)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
+	return string(text)
 }
 
 // onLine does something once a word was written.

@@ -142,13 +142,37 @@ func TestVerifier_Counts(t *testing.T) {
 	}
 }
 
+// TestVerifier_Outage: from a fault to the receipt of the first send that began after it.
+func TestVerifier_Outage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVerifier()
+		before := time.Now()
+		time.Sleep(time.Second)
+		v.hit()
+		time.Sleep(300 * time.Millisecond)
+		v.measured(before)
+		if d := v.lastOutage(); d != 0 {
+			t.Errorf("a send that began before it ends it: %v", d)
+		}
+		after := time.Now()
+		time.Sleep(160 * time.Millisecond)
+		v.measured(after)
+		v.measured(time.Now())
+		if d := v.lastOutage(); d != 460*time.Millisecond {
+			t.Errorf("got %v", d)
+		}
+	})
+}
+
 // TestVerifier_Percentiles: they are of the newest.
 func TestVerifier_Percentiles(t *testing.T) {
-	v := newVerifier()
-	for i := range verifierKeeps + 100 { // the oldest hundred make room
-		v.measured(time.Duration(i) * time.Millisecond)
-	}
-	if c := v.counted(); c.P50 != 600 || c.P99 != 1090 {
-		t.Errorf("got %v and %v", c.P50, c.P99)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		v := newVerifier()
+		for i := range verifierKeeps + 100 { // the oldest hundred make room
+			v.measured(time.Now().Add(-time.Duration(i) * time.Millisecond))
+		}
+		if c := v.counted(); c.P50 != 600 || c.P99 != 1090 {
+			t.Errorf("got %v and %v", c.P50, c.P99)
+		}
+	})
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -82,8 +81,9 @@ func ask(ctx context.Context, addr string) answered {
 		a.Detail = err.Error()
 		return a
 	}
-	return answered{addr, s.NodeID, s.Role, s.Leader, s.Term, s.Applied, s.Ready, cmp.Or(s.Detail, notReady[s.Ready])}
+	a = answered{addr, s.NodeID, s.Role, s.Leader, s.Term, s.Applied, s.Ready, s.Detail}
+	if !s.Ready && s.Detail == "" {
+		a.Detail = "not ready yet"
+	}
+	return a
 }
-
-// notReady is for a node that does not say what it lacks.
-var notReady = map[bool]string{false: "not ready yet"}

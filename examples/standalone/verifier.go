@@ -35,7 +35,7 @@ type verifier struct {
 	missing map[int]uint64  // those that were acknowledged and have not come, with the place in their receipts
 	early   map[int]uint64  // those that have come and are not acknowledged, with their place
 
-	fault  time.Time     // the newest one; zero for none
+	fault  time.Time     // the newest one; the start before there is one
 	outage time.Duration // from then to the acknowledgement of a send that began later; 0 before that
 }
 
@@ -65,7 +65,7 @@ func startVerifier(ctx context.Context, addrs []string) (*verifier, error) {
 }
 
 func newVerifier() *verifier {
-	return &verifier{halt: func() {}, rest: func() {}, missing: map[int]uint64{}, early: map[int]uint64{}}
+	return &verifier{fault: time.Now(), halt: func() {}, rest: func() {}, missing: map[int]uint64{}, early: map[int]uint64{}}
 }
 
 func (v *verifier) start(ctx, life context.Context, addrs []string) error {
@@ -121,20 +121,19 @@ func (v *verifier) send(ctx context.Context, c *client.Client, room string) {
 		receipt, err := c.Send(ctx, client.ToRoom(room), client.Draft{Text: text("verifier", n)})
 		if err == nil {
 			v.acknowledged(n, receipt.Seq)
+			v.measured(begun)
 		}
-		v.mu.Lock()
-		if err == nil {
-			v.measured(time.Since(begun))
-			if v.outage == 0 && begun.After(v.fault) {
-				v.outage = time.Since(v.fault)
-			}
-		}
-		v.mu.Unlock()
 	}
 }
 
-// measured notes an acknowledgement. mu is held.
-func (v *verifier) measured(d time.Duration) {
+// measured notes how long a send took that began at an instant, and whether it ends an outage.
+func (v *verifier) measured(begun time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.outage == 0 && begun.After(v.fault) {
+		v.outage = time.Since(v.fault)
+	}
+	d := time.Since(begun)
 	if len(v.took) < verifierKeeps {
 		v.took = append(v.took, d)
 		return

@@ -103,7 +103,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			return fmt.Errorf("-n %q: want numbers from 1", *n)
 		}
 		if p.Profile == "fanout" && p.N > sessionStreams*p.Clients {
-			return fmt.Errorf("-n %d -clients %d: a session may have %d subscriptions", p.N, p.Clients, sessionStreams)
+			return fmt.Errorf("-n %d -clients %d: a session may have %d subscriptions: want -clients %d or more", p.N, p.Clients, sessionStreams,
+				(p.N+sessionStreams-1)/sessionStreams)
 		}
 		r, err := profiles[p.Profile](ctx, c, p)
 		if err == nil {

@@ -3,6 +3,7 @@
 package readmetest
 
 import (
+	"go/format"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,6 +76,18 @@ func TestReadme_Promises(t *testing.T) {
 	for _, n := range names {
 		if out, err := exec.Command("git", "-C", root, "grep", "-q", "func "+n[1]+"(", "--", "*_test.go").CombinedOutput(); err != nil {
 			t.Errorf("%s: %v %s", n[1], err, out)
+		}
+	}
+}
+
+// TestReadme_Formatted: its programs are as gofmt leaves them.
+func TestReadme_Formatted(t *testing.T) {
+	for _, b := range blocks(t) {
+		if b.language != "go" {
+			continue
+		}
+		if want, err := format.Source([]byte(b.text)); err != nil || string(want) != b.text {
+			t.Errorf("%v; want\n%s", err, want)
 		}
 	}
 }

@@ -95,7 +95,7 @@ func openDir(on vfs.FS, path, boltDir, nodeID string, store LogStore) (*Dir, err
 		return nil, fmt.Errorf("%s is the data directory of node %q, not of %q: %w", path, d.id.NodeID, nodeID, chaterr.ErrOtherNode)
 	}
 	if found && store != "" && d.id.logStore() != store {
-		return nil, fmt.Errorf("%s has its log in %s, not in %s: move it first, while the node is stopped", path, d.id.logStore(), store)
+		return nil, fmt.Errorf("%s has its log in %s, not in %s: move it with MoveLog first, while the node is stopped", path, d.id.logStore(), store)
 	}
 	if found {
 		store = d.id.logStore()
