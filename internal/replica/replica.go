@@ -151,7 +151,7 @@ func (r *Replica) Start() error {
 	c.Logger = zaplog.NewHC(r.o.Logger.Named("raft"))
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = r.o.Heartbeat, r.o.Heartbeat, r.o.Heartbeat/2
 	c.CommitTimeout = commitTimeout
-	c.MaxAppendEntries = 128          // without a pipeline a round trip must carry much
+	c.MaxAppendEntries = maxAppend
 	c.ShutdownOnRemove = false        // a node that was taken out says so and lives
 	c.NoSnapshotRestoreOnStart = true // fsm.Open has seen to it
 	c.SnapshotInterval = 30 * time.Second
@@ -217,7 +217,8 @@ func (r *Replica) watchFiles() {
 // launch runs raft on the store. raft.NewRaft panics on some kinds of damage, and a store that
 // fails ends the goroutine that called it, so it has one of its own here.
 func (r *Replica) launch() error {
-	e := &engine{transport: r.o.Transport(), gone: make(chan struct{}), over: make(chan struct{})}
+	f := newFollowers(r.o.Transport(), r.spawn)
+	e := &engine{transport: f, gone: make(chan struct{}), over: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {
 		err := errors.New("raft did not start")
@@ -241,8 +242,7 @@ func (r *Replica) launch() error {
 		}
 		floor.restart = r.startAnew
 		snapshots.OnDurable(floor.raise)
-		n := newNudges(e.transport, r.spawn)
-		e.Raft, err = raft.NewRaft(r.config, nudgedFSM{r.o.FSM, n}, nudgedLog{floor, n}, r.store.stable, snapshots, n)
+		e.Raft, err = raft.NewRaft(r.config, nudgingFSM{r.o.FSM, f}, followedLog{floor, f}, r.store.stable, snapshots, f)
 	}()
 	select {
 	case err := <-done:

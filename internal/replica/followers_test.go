@@ -1,0 +1,324 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// TestNudges: followers have what is committed at once, whenever it comes, also who had it long before it was;
+// and while nothing happens few messages are sent.
+func TestNudges(t *testing.T) {
+	t.Run("three", func(t *testing.T) { nudged(t, 3, 2, 0) })
+	t.Run("five, of which three are slow", func(t *testing.T) { nudged(t, 5, 1, 15*time.Millisecond) })
+}
+
+func nudged(t *testing.T, machines, quick int, slow time.Duration) {
+	synctest.Test(t, func(t *testing.T) {
+		s := makeSim(t, machines, 0, bugs{})
+		s.auditEvery = 24 * time.Hour
+		s.run()
+		l := startLoad(s, 0)
+		leader, r := s.leader(), rand.New(rand.NewPCG(1, 2))
+		for _, m := range s.machines {
+			m.disk.slow.Store(int64(700 * time.Microsecond))
+		}
+		for _, m := range s.followers()[quick:] {
+			m.disk.slow.Store(int64(slow))
+		}
+		var sending, telling time.Duration
+		for range 500 {
+			time.Sleep(time.Duration(r.IntN(60_000)) * time.Microsecond)
+			start := time.Now()
+			if _, err := l.sendAt(leader, "x"); err != nil {
+				t.Fatal(err)
+			}
+			sending = max(sending, time.Since(start))
+			start = time.Now()
+			for _, m := range s.followers()[:quick] {
+				for m.up().replica.Applied() < leader.up().replica.Applied() {
+					time.Sleep(100 * time.Microsecond)
+				}
+			}
+			telling = max(telling, time.Since(start))
+		}
+		if sending > 5*time.Millisecond+slow || telling > 2*time.Millisecond {
+			t.Errorf("a send took %v, and the followers had it %v later", sending, telling)
+		}
+		time.Sleep(time.Second)
+		before := leader.up().transport.Load().appends.Load()
+		time.Sleep(time.Minute)
+		if n := leader.up().transport.Load().appends.Load() - before; n > int64(machines-1)*60*40 { // heartbeats included
+			t.Errorf("%d messages in a minute in which nothing happened", n)
+		} else {
+			t.Logf("a send took up to %v, the followers had it up to %v later; %d messages in a quiet minute", sending, telling, n)
+		}
+	})
+}
+
+// TestNudges_OtherEntry: a follower is told of the commit of the very entry that it has, and of no other one of
+// that index.
+func TestNudges_OtherEntry(t *testing.T) {
+	for name, tt := range map[string]struct {
+		committed entryID
+		stored    uint64
+		nudged    bool
+	}{
+		"the entry":                    {entryID{10, 3}, 10, true},
+		"one of another term":          {entryID{10, 4}, 10, false},
+		"an earlier one":               {entryID{9, 3}, 10, false},
+		"a later one":                  {entryID{11, 3}, 10, false},
+		"the entry, and another comes": {entryID{10, 3}, 11, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sent := &sentMessages{}
+			f := newFollowers(sent, nil)
+			f.stored = tt.stored
+			a := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 9, PrevLogTerm: 2, LeaderCommitIndex: 8, Entries: []*raft.Log{{Index: 10, Term: 3}}}
+			if err := f.AppendEntries("b", "b:1", a, new(raft.AppendEntriesResponse)); err != nil {
+				t.Fatal(err)
+			}
+			f.spawn = func(do func()) bool { sent.later = append(sent.later, do); return true }
+			f.commits(tt.committed)
+			f.commits(tt.committed) // once is enough
+			for _, do := range sent.later {
+				do()
+			}
+			if len(sent.all) != 1 && !tt.nudged || tt.nudged && (len(sent.all) != 2 || sent.all[1].LeaderCommitIndex != 10 || sent.all[1].PrevLogEntry != 10 || sent.all[1].PrevLogTerm != 3 || sent.all[1].Term != 3 || len(sent.all[1].Entries) > 0) {
+				t.Errorf("sent %+v", sent.all)
+			}
+		})
+	}
+}
+
+// sentMessages notes what is sent, and says that it was received.
+type sentMessages struct {
+	Transport
+	all   []*raft.AppendEntriesRequest
+	later []func()
+}
+
+func (s *sentMessages) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, a *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	s.all = append(s.all, a)
+	resp.Success = true
+	return nil
+}
+
+// TestFollowers_Parallel: a follower writes an entry while the leader does, so a send takes as long as one disk,
+// and with several under way each disk works all the time.
+func TestFollowers_Parallel(t *testing.T) {
+	const slow = 10 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		s := makeSim(t, 3, 0, bugs{})
+		s.auditEvery = 24 * time.Hour
+		s.run()
+		l := startLoad(s, 0)
+		leader := s.leader()
+		for _, m := range s.machines {
+			m.disk.slow.Store(int64(slow))
+		}
+		for i := range 20 {
+			start := time.Now()
+			if _, err := l.sendAt(leader, "x"); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took > slow+slow/2 && i > 0 { // the first may meet an audit's entry
+				t.Errorf("send %d took %v", i, took)
+			}
+			time.Sleep(30 * time.Millisecond)
+		}
+	})
+}
+
+// heldMessages keeps what is sent, to be answered by the test.
+type heldMessages struct {
+	Transport
+	sent chan *heldMessage
+}
+
+type heldMessage struct {
+	*raft.AppendEntriesRequest
+	answer chan *raft.AppendEntriesResponse // nil for an error
+}
+
+func (h *heldMessages) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, a *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	m := &heldMessage{a, make(chan *raft.AppendEntriesResponse)}
+	h.sent <- m
+	answer := <-m.answer
+	if answer == nil {
+		return errors.New("the connection broke")
+	}
+	*resp = *answer
+	return nil
+}
+
+func logsFrom(from, to, term uint64) (logs []*raft.Log) {
+	for i := from; i <= to; i++ {
+		logs = append(logs, &raft.Log{Index: i, Term: term})
+	}
+	return logs
+}
+
+// after is raft's message with entries that follow one of term 2.
+func after(prev uint64, logs []*raft.Log) *raft.AppendEntriesRequest {
+	return &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: prev, PrevLogTerm: 3, LeaderCommitIndex: prev, Entries: logs}
+}
+
+// met is followers of which b has confirmed entry 10 of term 3, and what it is sent.
+func met(t *testing.T) (*followers, *heldMessages) {
+	h := &heldMessages{sent: make(chan *heldMessage)}
+	f := newFollowers(h, func(do func()) bool { go do(); return true })
+	done := raftSends(f, after(9, logsFrom(10, 10, 3)))
+	(<-h.sent).answer <- &raft.AppendEntriesResponse{Success: true}
+	if a := <-done; a.err != nil || !a.Success {
+		t.Fatalf("%+v", a)
+	}
+	f.stored = 10
+	return f, h
+}
+
+type raftAnswer struct {
+	raft.AppendEntriesResponse
+	err error
+}
+
+func raftSends(f *followers, a *raft.AppendEntriesRequest) chan raftAnswer {
+	done := make(chan raftAnswer, 1)
+	go func() {
+		var answer raftAnswer
+		answer.err = f.AppendEntries("b", "b:1", a, &answer.AppendEntriesResponse)
+		done <- answer
+	}()
+	return done
+}
+
+// TestFollowers_Answers: raft's message is answered when the follower has confirmed all of its entries, and not
+// before; if it does not, the message itself is sent.
+func TestFollowers_Answers(t *testing.T) {
+	yes := &raft.AppendEntriesResponse{Term: 3, Success: true}
+	for name, tt := range map[string]struct {
+		answer *raft.AppendEntriesResponse // to what was sent ahead
+		asks   *raft.AppendEntriesRequest
+		sent   []uint64 // the entries of each message that follows
+	}{
+		"confirmed":                {yes, after(10, logsFrom(11, 12, 3)), nil},
+		"less is asked for":        {yes, after(10, logsFrom(11, 11, 3)), nil},
+		"one was confirmed before": {yes, after(9, logsFrom(10, 12, 3)), nil},
+		"more is asked for":        {yes, after(10, logsFrom(11, 13, 3)), []uint64{3}},
+		"the follower refuses":     {&raft.AppendEntriesResponse{Term: 3}, after(10, logsFrom(11, 12, 3)), []uint64{2}},
+		"there is a later leader":  {&raft.AppendEntriesResponse{Term: 4}, after(10, logsFrom(11, 12, 3)), []uint64{2}},
+		"the connection breaks":    {nil, after(10, logsFrom(11, 12, 3)), []uint64{2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, h := met(t)
+				f.stores(logsFrom(11, 12, 3))
+				ahead := <-h.sent
+				if ahead.Term != 3 || ahead.PrevLogEntry != 10 || ahead.PrevLogTerm != 3 || len(ahead.Entries) != 2 || ahead.LeaderCommitIndex > 10 {
+					t.Errorf("sent ahead %+v", ahead.AppendEntriesRequest)
+				}
+				done := raftSends(f, tt.asks)
+				synctest.Wait()
+				select {
+				case a := <-done:
+					t.Fatalf("answered %+v before the follower has", a)
+				case m := <-h.sent:
+					t.Fatalf("sent %+v twice", m.AppendEntriesRequest)
+				default:
+				}
+				ahead.answer <- tt.answer
+				for _, n := range tt.sent {
+					m := <-h.sent
+					if uint64(len(m.Entries)) != n {
+						t.Errorf("sent %d entries, want %d", len(m.Entries), n)
+					}
+					m.answer <- yes
+				}
+				if a := <-done; a.err != nil || !a.Success || a.Term != 3 && len(tt.sent) == 0 {
+					t.Errorf("answered %+v", a)
+				}
+			})
+		})
+	}
+}
+
+// TestFollowers_Ahead: what is sent ahead, and when nothing is.
+func TestFollowers_Ahead(t *testing.T) {
+	t.Run("another message waits for the one before", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f, h := met(t)
+			f.committed = entryID{12, 3}
+			f.stores(logsFrom(11, 11, 3))
+			first := <-h.sent
+			f.stores(logsFrom(12, 12, 3))
+			f.stores(logsFrom(13, 13, 3))
+			synctest.Wait()
+			first.answer <- &raft.AppendEntriesResponse{Success: true}
+			second := <-h.sent
+			if second.PrevLogEntry != 11 || len(second.Entries) != 2 || second.LeaderCommitIndex != 11 {
+				t.Errorf("sent %+v", second.AppendEntriesRequest)
+			}
+			second.answer <- nil
+		})
+	})
+	for name, logs := range map[string][]*raft.Log{
+		"a gap": logsFrom(12, 12, 3), "another leader's entry": logsFrom(11, 11, 4), "one that it has": logsFrom(10, 11, 3),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, h := met(t)
+				f.stores(logs)
+				synctest.Wait()
+				select {
+				case m := <-h.sent:
+					t.Errorf("sent %+v", m.AppendEntriesRequest)
+				default:
+				}
+			})
+		})
+	}
+	t.Run("a server that raft does not ask for any more", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f, h := met(t)
+			var sent []int
+			go func() {
+				for m := range h.sent {
+					sent = append(sent, len(m.Entries))
+					m.answer <- &raft.AppendEntriesResponse{Success: true}
+				}
+			}()
+			for i := uint64(11); i < 2000; i++ {
+				f.stores(logsFrom(i, i, 3))
+				synctest.Wait()
+			}
+			close(h.sent)
+			if len(sent) != maxAhead || slices.Max(sent) != 1 {
+				t.Errorf("%d messages, want %d", len(sent), maxAhead)
+			}
+		})
+	})
+	t.Run("a crowd", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f, h := met(t)
+			var sent []string
+			f.stores(logsFrom(11, 11, 3))
+			m := <-h.sent
+			f.stores(logsFrom(12, 200, 3))
+			for range 2 {
+				m.answer <- &raft.AppendEntriesResponse{Success: true}
+				m = <-h.sent
+				sent = append(sent, fmt.Sprint(m.PrevLogEntry, len(m.Entries)))
+			}
+			m.answer <- &raft.AppendEntriesResponse{Success: true}
+			if want := []string{"11 128", "139 61"}; !slices.Equal(sent, want) {
+				t.Errorf("sent %v, want %v", sent, want)
+			}
+		})
+	})
+}
