@@ -31,12 +31,16 @@ const maxAhead = 2 * maxAppend
 // They are safe for concurrent use.
 type followers struct {
 	Transport
-	spawn func(func()) bool
+	spawn         func(func()) bool
+	heartbeatHold time.Duration
+	closed        chan struct{} // by Close
+	once          sync.Once
 
 	mu        sync.Mutex // guards what follows
 	stored    uint64     // the last entry that the log was given
 	committed entryID
 	all       map[raft.ServerID]*progress
+	news      chan struct{} // closed when there is something to tell
 }
 
 // progress is how far a follower is with the log of a leader's term.
@@ -59,17 +63,31 @@ type sending struct {
 	done chan struct{} // closed with the answer
 }
 
-func newFollowers(t Transport, spawn func(func()) bool) *followers {
-	return &followers{Transport: t, spawn: spawn, all: map[raft.ServerID]*progress{}}
+func newFollowers(t Transport, heartbeat time.Duration, spawn func(func()) bool) *followers {
+	return &followers{
+		Transport: t, spawn: spawn, heartbeatHold: heartbeatHold(heartbeat), closed: make(chan struct{}),
+		all: map[raft.ServerID]*progress{}, news: make(chan struct{}),
+	}
+}
+
+// Close ends the transport, and what is held back.
+func (f *followers) Close() error {
+	f.once.Do(func() { close(f.closed) })
+	return f.Transport.Close()
 }
 
 // AppendEntries sends a message of raft's, unless its entries were sent.
 func (f *followers) AppendEntries(id raft.ServerID, target raft.ServerAddress, a *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if len(a.Entries) == 0 && a.PrevLogEntry == 0 { // a heartbeat
+		f.hold(f.heartbeatHold, nil)
 		return f.Transport.AppendEntries(id, target, a, resp)
 	}
 	var own *sending
-	if len(a.Entries) > 0 {
+	if len(a.Entries) == 0 {
+		if news := f.awaits(id, a); news != nil {
+			f.hold(emptyHold, news)
+		}
+	} else {
 		var answered bool
 		if own, answered = f.join(id, target, a, resp); answered {
 			return nil
@@ -123,6 +141,8 @@ func (f *followers) stores(logs []*raft.Log) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stored = logs[len(logs)-1].Index
+	close(f.news)
+	f.news = make(chan struct{})
 	for id, p := range f.all {
 		if p.term != logs[0].Term || p.end()+1 != logs[0].Index || f.stored > p.asked+maxAhead {
 			continue

@@ -54,7 +54,7 @@ func nudged(t *testing.T, machines, quick int, slow time.Duration) {
 		time.Sleep(time.Second)
 		before := leader.up().transport.Load().appends.Load()
 		time.Sleep(time.Minute)
-		if n := leader.up().transport.Load().appends.Load() - before; n > int64(machines-1)*60*40 { // heartbeats included
+		if n := leader.up().transport.Load().appends.Load() - before; n > int64(machines-1)*60*14 { // heartbeats included
 			t.Errorf("%d messages in a minute in which nothing happened", n)
 		} else {
 			t.Logf("a send took up to %v, the followers had it up to %v later; %d messages in a quiet minute", sending, telling, n)
@@ -78,7 +78,7 @@ func TestNudges_OtherEntry(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			sent := &sentMessages{}
-			f := newFollowers(sent, nil)
+			f := newFollowers(sent, 300*time.Millisecond, nil)
 			f.stored = tt.stored
 			a := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 9, PrevLogTerm: 2, LeaderCommitIndex: 8, Entries: []*raft.Log{{Index: 10, Term: 3}}}
 			if err := f.AppendEntries("b", "b:1", a, new(raft.AppendEntriesResponse)); err != nil {
@@ -173,7 +173,7 @@ func after(prev uint64, logs []*raft.Log) *raft.AppendEntriesRequest {
 // met is followers of which b has confirmed entry 10 of term 3, and what it is sent.
 func met(t *testing.T) (*followers, *heldMessages) {
 	h := &heldMessages{sent: make(chan *heldMessage)}
-	f := newFollowers(h, func(do func()) bool { go do(); return true })
+	f := newFollowers(h, 300*time.Millisecond, func(do func()) bool { go do(); return true })
 	done := raftSends(f, after(9, logsFrom(10, 10, 3)))
 	(<-h.sent).answer <- &raft.AppendEntriesResponse{Success: true}
 	if a := <-done; a.err != nil || !a.Success {

@@ -57,7 +57,7 @@ type Options struct {
 	Peers     Peers
 	Logger    *zap.Logger
 	// Heartbeat is how long a follower waits for the leader, and then for its election; the leader's
-	// lease is half of it.
+	// lease is as long.
 	Heartbeat time.Duration
 	// ProposeTimeout bounds the wait for a commit, within the caller's deadline.
 	ProposeTimeout time.Duration
@@ -149,7 +149,7 @@ func (r *Replica) Start() error {
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(r.o.NodeID)
 	c.Logger = zaplog.NewHC(r.o.Logger.Named("raft"))
-	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = r.o.Heartbeat, r.o.Heartbeat, r.o.Heartbeat/2
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = r.o.Heartbeat, r.o.Heartbeat, r.o.Heartbeat
 	c.CommitTimeout = commitTimeout
 	c.MaxAppendEntries = maxAppend
 	c.ShutdownOnRemove = false        // a node that was taken out says so and lives
@@ -217,7 +217,7 @@ func (r *Replica) watchFiles() {
 // launch runs raft on the store. raft.NewRaft panics on some kinds of damage, and a store that
 // fails ends the goroutine that called it, so it has one of its own here.
 func (r *Replica) launch() error {
-	f := newFollowers(r.o.Transport(), r.spawn)
+	f := newFollowers(r.o.Transport(), r.o.Heartbeat, r.spawn)
 	e := &engine{transport: f, gone: make(chan struct{}), over: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {

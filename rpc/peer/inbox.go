@@ -72,8 +72,8 @@ func (b *inbox) take(rpc raft.RPC) {
 	}
 }
 
-// listen notes when a leader was heard, and lets raft vote when that is too long ago for a leader with a
-// lease. raft itself refuses to, even to grant a pre-vote, until its own timer has told it, which goes
+// listen notes when a leader was heard, and lets raft vote when that is too long ago for a leader that
+// lives. raft itself refuses to, even to grant a pre-vote, until its own timer has told it, which goes
 // round from one random time to the next: an election took as long as the slowest of a majority. That
 // refusal alone is lifted, which keeps a leader in office; what makes a vote safe is the term and the log.
 func (b *inbox) listen(command any) any {

@@ -1,0 +1,42 @@
+package replica
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// While nothing happens, a node costs what its messages cost: raft sends each follower a heartbeat each
+// HeartbeatTimeout/10 to /5, and, as often as CommitTimeout says, an empty message that tells of commits. Here
+// a heartbeat waits a while longer, and an empty message as long as it would say nothing. Nothing is answered
+// in a follower's name: what raft hears of followers is as old as the answer of one of them.
+
+// emptyHold is how long an empty message without news waits.
+const emptyHold = 500 * time.Millisecond
+
+// heartbeatHold is how much later than raft wants it a heartbeat goes. With the longest wait of raft's, a
+// follower has heard two in a HeartbeatTimeout, and the leader's lease, which is as long, has as many answers.
+func heartbeatHold(timeout time.Duration) time.Duration { return timeout / 6 }
+
+// hold waits for news, for a while, or until the transport is closed.
+func (f *followers) hold(d time.Duration, news <-chan struct{}) {
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-news:
+	case <-f.closed:
+	}
+}
+
+// awaits is closed when a message without entries will be worth sending; nil when it is already, as the follower
+// has not confirmed its entry, or heard of all that it commits.
+func (f *followers) awaits(id raft.ServerID, a *raft.AppendEntriesRequest) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.all[id]
+	if p == nil || p.term != a.Term || p.match != last(a) || p.told < a.LeaderCommitIndex || f.stored > p.match.index {
+		return nil
+	}
+	return f.news
+}
