@@ -223,7 +223,8 @@ func last(a *raft.AppendEntriesRequest) entryID {
 // followedLog tells of entries before they are stored.
 type followedLog struct {
 	raft.LogStore
-	f *followers
+	f     *followers
+	trail *trail
 }
 
 // StoreLog stores one entry.
@@ -232,5 +233,6 @@ func (l followedLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Lo
 // StoreLogs stores entries.
 func (l followedLog) StoreLogs(logs []*raft.Log) error {
 	l.f.stores(logs)
+	l.trail.add(logs)
 	return l.LogStore.StoreLogs(logs)
 }

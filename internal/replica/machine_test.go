@@ -261,12 +261,16 @@ func (m *machine) boot() error {
 		n.transport.Store(l)
 		return l
 	}
-	n.replica = New(Options{
+	o := Options{
 		NodeID: m.id, Dir: n.dir, FSM: n.fsm, Peers: &asked{Calls: n.calls, s: m.s, answers: map[string]answer{}}, Logger: zap.NewNop(), Transport: transport,
 		Heartbeat: heartbeat, ProposeTimeout: 5 * time.Second, MaxPending: 1000, MaxPendingBytes: 1 << 20,
 		DiskTimeout: 2 * time.Second, SnapshotEvery: 20, KeepEntries: 1, AuditEvery: m.s.auditEvery, open: m.open,
 		Failed: func() { _ = n.fsm.Close() },
-	})
+	}
+	if m.s.tune != nil {
+		m.s.tune(&o)
+	}
+	n.replica = New(o)
 	n.server = grpc.NewServer()
 	n.tunnels.Register(n.server)
 	lis, server := m.s.net.Listen(m.addr), n.server

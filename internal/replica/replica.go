@@ -4,6 +4,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,8 +69,10 @@ type Options struct {
 	// DiskTimeout is how long one call of the disk may take before the node is given up.
 	DiskTimeout time.Duration
 	// SnapshotEvery is how many entries make a snapshot worth while, and KeepEntries how many stay in
-	// the log behind it for followers that lag; 0 for 8,192 and 10,240.
+	// the log behind it for followers that lag; 0 for 8,192 and 10,240, which is the most that stay.
 	SnapshotEvery, KeepEntries uint64
+	// SnapshotBytes and KeepBytes are the same in bytes, and whichever is reached first counts; 0 for 64 MiB.
+	SnapshotBytes, KeepBytes uint64
 	// AuditEvery is how long a change waits to be compared with the states of others; 0 for a minute.
 	AuditEvery time.Duration
 
@@ -99,6 +102,7 @@ type Replica struct {
 
 	config  *raft.Config           // set by Start
 	store   *store                 // set by Start
+	trail   trail                  // of the log
 	raft    atomic.Pointer[engine] // nil before Start
 	turn    chan struct{}          // whoever starts or ends raft has put something in
 	again   chan struct{}          // one slot: raft is to be started anew
@@ -132,6 +136,7 @@ func New(o Options) *Replica {
 	if r.o.AuditEvery == 0 {
 		r.o.AuditEvery = auditEvery
 	}
+	r.o.SnapshotBytes, r.o.KeepBytes = cmp.Or(o.SnapshotBytes, logBytes), cmp.Or(o.KeepBytes, logBytes)
 	r.life, r.stop = context.WithCancel(context.Background())
 	r.backups = make(chan struct{}, maxBackups)
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
@@ -158,9 +163,7 @@ func (r *Replica) Start() error {
 	if r.o.SnapshotEvery > 0 {
 		c.SnapshotThreshold = r.o.SnapshotEvery
 	}
-	if r.o.KeepEntries > 0 {
-		c.TrailingLogs = r.o.KeepEntries
-	}
+	c.TrailingLogs = min(cmp.Or(r.o.KeepEntries, keepEntries), keepEntries)
 	r.config = c
 	err := r.open()
 	if err == nil {
@@ -242,7 +245,7 @@ func (r *Replica) launch() error {
 		}
 		floor.restart = r.startAnew
 		snapshots.OnDurable(floor.raise)
-		e.Raft, err = raft.NewRaft(r.config, nudgingFSM{r.o.FSM, f}, followedLog{floor, f}, r.store.stable, snapshots, f)
+		e.Raft, err = raft.NewRaft(r.config, nudgingFSM{r.o.FSM, f}, followedLog{floor, f, &r.trail}, r.store.stable, snapshots, f)
 	}()
 	select {
 	case err := <-done:

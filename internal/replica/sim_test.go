@@ -35,6 +35,7 @@ type sim struct {
 	dice       *rand.Rand // of what a power cut leaves
 	auditEvery time.Duration
 	logStore   LogStore
+	tune       func(*Options) // of a replica; nil for nothing
 
 	mu       sync.Mutex               // guards what follows
 	leaders  map[uint64]string        // by term

@@ -14,8 +14,8 @@ type disk interface {
 	raft.StableStore
 }
 
-// cacheSize is how many of the newest entries stay in memory, for followers that are close behind.
-const cacheSize = 512
+// cacheSize is how many of the newest entries stay in memory, for followers that are close behind: 32 MiB at most.
+const cacheSize = 128
 
 // store is the disk as raft sees it, with the cures of DESIGN.md around it. From the outside in: the
 // floor, a cache, the guard, checksums, whole votes, deletions in pieces. The floor stands before

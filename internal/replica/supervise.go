@@ -51,6 +51,7 @@ func (r *Replica) supervise() {
 	tick := time.NewTicker(r.o.Heartbeat)
 	defer tick.Stop()
 	believed := true
+	tried := uint64(0)
 	var refused time.Time // since when commands were, without a transfer of ours; zero while they are not
 	for {
 		select {
@@ -68,6 +69,7 @@ func (r *Replica) supervise() {
 			r.log.Error("this leader commits nothing, and steps down", zap.Duration("for", d))
 			e.transport.Mute(3 * r.o.Heartbeat)
 		}
+		tried = r.trim(e, tried)
 		if refuses := r.refuses.Load(); !refuses || !r.Leading() || r.handing.Load() {
 			refused = time.Time{}
 		} else if refused.IsZero() {

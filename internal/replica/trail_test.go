@@ -1,0 +1,83 @@
+package replica
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+func sized(index uint64, data int) []*raft.Log {
+	return []*raft.Log{{Index: index, Data: make([]byte, data-entryHead)}}
+}
+
+func TestTrail(t *testing.T) {
+	trail := &trail{}
+	want := func(after, bytes, keepBytes, keep uint64) {
+		t.Helper()
+		if got := trail.after(after); got != bytes {
+			t.Errorf("%d bytes after %d, want %d", got, after, bytes)
+		}
+		if got := trail.keep(keepBytes, 1000); got != keep {
+			t.Errorf("keep %d, want %d", got, keep)
+		}
+	}
+	want(0, 0, 0, 1000)
+	trail.add(sized(500, 100)) // the log goes on where it was
+	want(0, 100, 100, 1000)
+	want(500, 0, 99, 0)
+	trail.add(sized(501, 200))
+	trail.add(sized(502, 300))
+	want(500, 500, 550, 2)
+	want(0, 600, 600, 1000)
+	trail.add(sized(501, 50)) // another leader's
+	want(0, 150, 60, 1)
+	trail.add(sized(400, 70)) // all that was there is gone
+	want(0, 70, 69, 0)
+	trail.add(sized(900, 80)) // a snapshot stands before it
+	want(0, 80, 80, 1000)
+	for i := range uint64(3 * keepEntries) {
+		trail.add(sized(901+i, 100))
+	}
+	want(0, 100*keepEntries, 100*keepEntries, 1000)
+	want(900+3*keepEntries-2, 200, 100*10, 10)
+}
+
+// TestReplica_LogBytes: the log of every node stays within its bytes, however large entries are and whatever is
+// asked for in entries; a follower that lags behind it gets a snapshot.
+func TestReplica_LogBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bytes = 256 << 10
+		s := makeSim(t, 3, 0, bugs{})
+		s.tune = func(o *Options) {
+			o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, bytes, bytes
+		}
+		s.run()
+		l := startLoad(s, 0)
+		leader, behind := s.leader(), s.followers()[0]
+		behind.crash()
+		for range 300 {
+			if _, err := l.sendAt(leader, strings.Repeat("x", 4000)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		s.converge()
+		time.Sleep(5 * time.Second)
+		for _, m := range s.machines {
+			first, _ := m.disk.FirstIndex()
+			last, _ := m.disk.LastIndex()
+			if n := (last - first) * 4000; n > 5*bytes/2 { // between snapshots it may grow by as much again
+				t.Errorf("the log of %s has entries %d to %d", m.id, first, last)
+			}
+			if newest, ok := m.up().fsm.Snapshots().Newest(); !ok || newest.Index+3*bytes/4000 < last {
+				t.Errorf("the newest snapshot of %s is %+v, and the last entry %d", m.id, newest, last)
+			}
+		}
+		for _, f := range s.faults {
+			t.Error(f)
+		}
+	})
+}
