@@ -56,6 +56,11 @@ type Event struct {
 type SubscribeOptions struct {
 	// Cursor goes on after the event that it came with; empty begins with what happens from now on.
 	Cursor string
+	// OnLive, if set, is told true when a node has taken the subscription, also the first time, and false when
+	// that node is lost and another one is sought: what a user sees as reconnecting. Events do not come between
+	// false and true, and none is missed. It is called by the subscription's goroutine, which waits for it; it
+	// must not call Close. It is not called at the end, of which Next tells.
+	OnLive func(live bool)
 }
 
 // Subscription delivers events in the order of the log, each one once: over a lost connection or a
@@ -63,12 +68,14 @@ type SubscribeOptions struct {
 // Next from several goroutines has no order.
 type Subscription struct {
 	c      *Client
+	onLive func(bool)
 	token  string // of the session that it belongs to, whatever the client logs in to later
 	events chan Event
 	done   chan struct{} // closed when the stream has ended for good
 	err    error         // why; read it only after done
 	stop   context.CancelFunc
 	at     cursor.Cursor // what was received; used by run alone
+	live   bool          // a node has the subscription; used by run alone
 	first  chan error    // the outcome of the first frame, once
 }
 
@@ -77,7 +84,7 @@ type Subscription struct {
 // the subscription, which lives until Close. Errors: ErrUnauthenticated, ErrBadCursor,
 // ErrOtherCluster, ErrLimit beyond 8 subscriptions of a session at one node.
 func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
-	s := &Subscription{c: c, token: c.Token(), events: make(chan Event, buffered), done: make(chan struct{}), first: make(chan error, 1)}
+	s := &Subscription{c: c, onLive: o.OnLive, token: c.Token(), events: make(chan Event, buffered), done: make(chan struct{}), first: make(chan error, 1)}
 	if o.Cursor != "" {
 		at, err := cursor.Parse(o.Cursor)
 		if err != nil {
@@ -176,10 +183,18 @@ func (s *Subscription) run(ctx context.Context) {
 			s.err = err
 			return
 		}
+		s.setLive(false)
 		silent := errors.Is(err, errSilent)
 		s.c.nodes.failed(n, !silent && judge(err, false) == elsewhere, silent)
 		sleep(ctx, max(s.c.nodes.rest(), 20*time.Millisecond))
 	}
+}
+
+func (s *Subscription) setLive(live bool) {
+	if s.live != live && s.onLive != nil {
+		s.onLive(live)
+	}
+	s.live = live
 }
 
 // errSilent: the stream has missed its heartbeats.
@@ -209,6 +224,7 @@ func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.Client
 		}
 		watch.Stop() // the time that the caller takes is not the node's
 		s.c.nodes.worked(n)
+		s.setLive(true)
 		select {
 		case s.first <- nil: // before deliver, which may wait for a Next that comes after Subscribe
 		default:

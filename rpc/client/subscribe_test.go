@@ -257,6 +257,53 @@ func TestSubscribe_KeepsItsSession(t *testing.T) {
 	})
 }
 
+// TestSubscribe_OnLive: the caller hears once that a node has the subscription, once that it is lost, and once
+// that another has it; the end of the subscription is not told.
+func TestSubscribe_OnLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		n := c.node("n1:1")
+		lost, back := make(chan struct{}), make(chan struct{})
+		n.subscribe = func(times int, r *chatpb.SubscribeRequest, s serverStream) error {
+			select {
+			case <-back:
+				return script(nil, frame(1, 1), frame(2, 2))(times, r, s)
+			case <-lost: // it fails several times
+			default:
+				if err := errors.Join(s.Send(frame(1, 0)), s.Send(frame(1, 0))); err != nil {
+					return err
+				}
+				<-lost
+			}
+			return over(chaterr.ErrNoLeader)
+		}
+		var told []bool // by the subscription's goroutine, read while that waits
+		s, err := c.client(n).Subscribe(t.Context(), SubscribeOptions{OnLive: func(live bool) { told = append(told, live) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		is := func(want ...bool) {
+			t.Helper()
+			if synctest.Wait(); !slices.Equal(told, want) {
+				t.Errorf("told %v, want %v", told, want)
+			}
+		}
+		is(true)
+		close(lost)
+		time.Sleep(time.Second)
+		is(true, false)
+		close(back)
+		if got := take(t, s, 2); !slices.Equal(got, []uint64{1, 2}) {
+			t.Errorf("got %v", got)
+		}
+		is(true, false, true)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		is(true, false, true)
+	})
+}
+
 // TestSubscribe_BackOff: a subscription that no node takes asks again, but not busily, and its caller
 // may give up.
 func TestSubscribe_BackOff(t *testing.T) {
