@@ -1,9 +1,9 @@
 package main
 
 import (
-	"encoding/json"
+	"flag"
 	"fmt"
-	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,33 +12,58 @@ import (
 	"strings"
 
 	"example.com/chat"
+	"example.com/chat/examples/internal/config"
+	"example.com/chat/examples/internal/nearest"
 )
 
-// config is the file that --config-file names. Every node has the same.
-type config struct {
-	// Servers has the address, host:port, of each node that forms the cluster, by node id.
-	Servers map[string]string `json:"servers"`
+// fromEnvironment sets the flags of a node that were not given: --data-dir from CHAT_DATA_DIR.
+func fromEnvironment(s *flag.FlagSet) error {
+	given := flagsGiven(s)
+	for _, name := range append([]string{"config-file"}, config.Flags...) {
+		variable := "CHAT_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		value, ok := os.LookupEnv(variable)
+		if !ok || given[name] {
+			continue
+		}
+		if err := s.Set(name, value); err != nil {
+			return fmt.Errorf("%s=%q: %w", variable, value, err)
+		}
+	}
+	return nil
 }
 
-func readConfig(name string) (config, error) {
-	var c config
-	f, err := os.Open(name)
+// fromFile reads --config-file and sets the flags that were not given, neither as such nor in the environment.
+func (f *flags) fromFile(s *flag.FlagSet) error {
+	c, err := config.Read(f.configFile)
 	if err != nil {
-		return c, err
+		return err
 	}
-	defer func() { _ = f.Close() }() // only read
-	d := json.NewDecoder(f)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
-		return c, usageError{fmt.Errorf(`%s: %w; want {"servers":{"server1":"localhost:8001", ...}}`, name, err)}
+	f.servers = c.Servers
+	given := flagsGiven(s)
+	for name, value := range c.Flags {
+		if given[name] {
+			continue
+		}
+		if err := s.Set(name, value); err != nil {
+			return fmt.Errorf("%s: %q: %q: %w", f.configFile, name, value, err)
+		}
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return c, usageError{fmt.Errorf("%s: something stands behind the configuration", name)}
+	return nil
+}
+
+func flagsGiven(s *flag.FlagSet) map[string]bool {
+	given := map[string]bool{}
+	s.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	return given
+}
+
+// noCommand is the error of a word that is no command.
+func noCommand(word string) error {
+	names := slices.Sorted(maps.Keys(tools))
+	if near := nearest.Name(word, append(names, "node")); near != "" {
+		return fmt.Errorf("%q is no command; %q is near", word, near)
 	}
-	if len(c.Servers) == 0 {
-		return c, usageError{fmt.Errorf(`%s: no servers; want {"servers":{"server1":"localhost:8001", ...}}`, name)}
-	}
-	return c, nil
+	return fmt.Errorf("%q is no command; --help lists them", word)
 }
 
 // options are what the flags mean for a node. The node listens where it is advertised.
@@ -54,24 +79,19 @@ func (f flags) options() (chat.Options, error) {
 		o.Seeds = strings.Split(f.join, ",")
 	}
 	host, port := "localhost", ""
-	if f.configFile != "" {
-		c, err := readConfig(f.configFile)
-		if err != nil {
-			return o, err
-		}
-		own, ok := c.Servers[f.id]
+	if len(f.servers) > 0 {
+		own, ok := f.servers[f.id]
 		switch {
 		case !ok && f.join == "":
 			return o, usageError{fmt.Errorf("%s has no server %q: want it there, or --join", f.configFile, f.id)}
 		case ok:
+			var err error
 			if host, port, err = net.SplitHostPort(own); err != nil {
 				return o, usageError{fmt.Errorf("%s: server %q: %w", f.configFile, f.id, err)}
 			}
-			o.BootstrapExpect = len(c.Servers)
+			o.BootstrapExpect = len(f.servers)
 		}
-		for _, addr := range c.Servers {
-			o.Seeds = append(o.Seeds, addr)
-		}
+		o.Seeds = slices.AppendSeq(o.Seeds, maps.Values(f.servers))
 		slices.Sort(o.Seeds)
 		o.Seeds = slices.Compact(o.Seeds)
 	} else if f.join == "" {

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"example.com/chat/examples/internal/nearest"
 )
 
 func main() {
@@ -39,6 +41,7 @@ type flags struct {
 	id, host, dataDir, join, configFile string
 	port, nodes                         int
 	smoke, verbose, child, json         bool
+	servers                             map[string]string // in the file, addresses by id
 }
 
 const help = `standalone runs chat.
@@ -47,7 +50,7 @@ const help = `standalone runs chat.
   standalone --smoke    the same, checked: send, kill the leader, send on; ends with a line of JSON
   standalone --id ID    one node
   standalone node       the same; flags that are not given come from CHAT_ID, CHAT_PORT, CHAT_HOST,
-                        CHAT_DATA_DIR, CHAT_JOIN and CHAT_CONFIG_FILE
+                        CHAT_DATA_DIR, CHAT_JOIN and CHAT_CONFIG_FILE, and then from that file
 
   standalone status --servers HOST:PORT,...                    ask nodes how they are
   standalone backup --from HOST:PORT --to FILE                 write a backup of a running cluster
@@ -73,7 +76,7 @@ func parse(args []string, output io.Writer) (flags, error) {
 	s.StringVar(&f.host, "host", "", "the `host` name or address at which the others reach the node (default localhost)")
 	s.StringVar(&f.dataDir, "data-dir", "", "the `directory` in which the node keeps everything (default ./data/ID); without --id, in which the nodes do, to go on with the next time")
 	s.StringVar(&f.join, "join", "", "the `address`, host:port, of a node of the cluster to join; several with commas")
-	s.StringVar(&f.configFile, "config-file", "", "a JSON `file`, {\"servers\":{\"ID\":\"host:port\"}}, with the nodes that form the cluster")
+	s.StringVar(&f.configFile, "config-file", "", "a JSON `file`, {\"servers\":{\"ID\":\"host:port\"}}, with the nodes that form the cluster, and with flags that are not given")
 	s.IntVar(&f.nodes, "nodes", nodes, "how `many` nodes to start on this machine, at most 7")
 	s.BoolVar(&f.json, "json", false, "without --id: print what happens as JSON, an object a line")
 	s.BoolVar(&f.smoke, "smoke", false, "start three nodes, send, kill the leader, send on, and check what arrived")
@@ -92,13 +95,17 @@ func parse(args []string, output io.Writer) (flags, error) {
 	}
 	switch {
 	case err != nil:
-		err = suggest(s, err)
+		err = nearest.Flag(s, err)
 	case s.NArg() > 0:
 		err = noCommand(s.Arg(0))
 	case node:
-		if err = fromEnvironment(s); err == nil && f.id == "" {
-			err = errors.New("node: no --id, and no CHAT_ID: want one, such as server1")
-		}
+		err = fromEnvironment(s)
+	}
+	if err == nil && f.configFile != "" {
+		err = f.fromFile(s)
+	}
+	if err == nil && node && f.id == "" {
+		err = errors.New("node: no --id, and no CHAT_ID: want one, such as server1")
 	}
 	one := f.port != 0 || f.host != "" || f.join != "" || f.configFile != "" || f.child
 	if err == nil && f.id == "" && one {

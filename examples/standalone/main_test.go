@@ -156,12 +156,15 @@ func TestRun_Refuses(t *testing.T) {
 		"smoke with an id":       {[]string{"--smoke", "--id", "a"}, "--smoke", true},
 		"no port":                {[]string{"--id", "a"}, "--port", true},
 		"a port out of range":    {[]string{"--id", "a", "--port", "70000"}, "70000", true},
-		"a typo in the file":     {[]string{"--id", "a", "--config-file", write(`{"severs":{"a":"localhost:1"}}`)}, `"severs"`, true},
+		"a typo in the file":     {[]string{"--id", "a", "--config-file", write(`{"severs":{"a":"localhost:1"}}`)}, `"servers" is near`, true},
 		"an empty file":          {[]string{"--id", "a", "--config-file", write(`{}`)}, "no servers", true},
+		"a value in the file":    {[]string{"--config-file", write(`{"id":"a","port":"x"}`)}, `"port": "x"`, true},
+		"a file without an id":   {[]string{"node", "--config-file", write(`{"port":1}`)}, "no --id", true},
+		"smoke with a file":      {[]string{"--smoke", "--config-file", write(`{"id":"a"}`)}, "--smoke", true},
 		"a file that goes on":    {[]string{"--id", "a", "--config-file", write(`{"servers":{"a":"localhost:1"}} x`)}, "behind", true},
 		"not in the file":        {[]string{"--id", "b", "--config-file", write(`{"servers":{"a":"localhost:1"}}`)}, `"b"`, true},
 		"another port":           {[]string{"--id", "a", "--port", "2", "--config-file", write(`{"servers":{"a":"localhost:1"}}`)}, "port 1", true},
-		"no such file":           {[]string{"--id", "a", "--config-file", filepath.Join(t.TempDir(), "none")}, "no such file", false},
+		"no such file":           {[]string{"--id", "a", "--config-file", filepath.Join(t.TempDir(), "none")}, "no such file", true},
 		"a port in use":          {[]string{"--id", "a", "--port", busyPort, "--data-dir", own}, "in use", false},
 		"another node's data":    {[]string{"--id", "a", "--port", port, "--data-dir", foreign}, `of node "other"`, false},
 		"an id with a slash":     {[]string{"--id", "a/b", "--port", port, "--data-dir", own}, "NodeID", false},
@@ -244,13 +247,25 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestParse_Environment: a flag that is given counts before the environment, and that only for a node.
+// TestParse_Environment: a flag that is given counts before the environment, which counts before the file, and only
+// for a node.
 func TestParse_Environment(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(file, []byte(`{"servers":{"f":"h:1"},"id":"f","port":7001,"host":"filehost","join":"f:1"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := parse([]string{"--config-file", file, "--host", "given"}, io.Discard); err != nil || f.id != "f" || f.port != 7001 || f.host != "given" {
+		t.Errorf("without the environment: %+v, %v", f, err)
+	}
 	for name, value := range map[string]string{"CHAT_ID": "a", "CHAT_PORT": "8001", "CHAT_DATA_DIR": "there", "CHAT_JOIN": "b:1"} {
 		t.Setenv(name, value)
 	}
 	if f, err := parse([]string{"node", "--port", "9001"}, io.Discard); err != nil || f.id != "a" || f.port != 9001 || f.dataDir != "there" || f.join != "b:1" {
 		t.Errorf("got %+v, %v", f, err)
+	}
+	t.Setenv("CHAT_CONFIG_FILE", file)
+	if f, err := parse([]string{"node", "--port", "9001"}, io.Discard); err != nil || f.id != "a" || f.port != 9001 || f.join != "b:1" || f.host != "filehost" || f.servers["f"] != "h:1" {
+		t.Errorf("with a file: %+v, %v", f, err)
 	}
 	if f, err := parse(nil, io.Discard); err != nil || f.id != "" || f.port != 0 {
 		t.Errorf("three nodes: %+v, %v", f, err)

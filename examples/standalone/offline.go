@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"example.com/chat"
+	"example.com/chat/examples/internal/nearest"
 )
 
 // tool is a subcommand for an operator.
@@ -70,7 +71,7 @@ func runTool(ctx context.Context, args []string, out io.Writer) (ok bool, err er
 		return true, err
 	}
 	if err != nil {
-		err = suggest(t.FlagSet, err)
+		err = nearest.Flag(t.FlagSet, err)
 	}
 	if err == nil && t.NArg() > 0 && args[0] != "verify" {
 		err = fmt.Errorf("%q is no flag", t.Arg(0))

@@ -95,13 +95,13 @@ func (p *processes) start(ctx context.Context, port, n int) error {
 	if err != nil {
 		return err
 	}
-	c := config{Servers: map[string]string{}}
+	servers := map[string]string{}
 	for i, port := range ports {
 		n := p.newProcess(nodeID(i+1), port)
-		c.Servers[n.id] = n.addr
+		servers[n.id] = n.addr
 		p.nodes = append(p.nodes, n)
 	}
-	text, err := json.Marshal(c)
+	text, err := json.Marshal(map[string]any{"servers": servers})
 	if err != nil {
 		return err
 	}

@@ -40,9 +40,11 @@ var allowed = map[string][]string{
 	"internal/cursor":  {},
 
 	// Programs that show how it is used.
-	"examples/standalone": {"", "rpc/client"},
-	"examples/cli":        {"rpc/client"},
-	"examples/embed":      {"", "rpc/client"},
+	"examples/standalone":       {"", "rpc/client", "examples/internal/config", "examples/internal/nearest"},
+	"examples/cli":              {"rpc/client"},
+	"examples/embed":            {"", "rpc/client"},
+	"examples/internal/config":  {"examples/internal/nearest"},
+	"examples/internal/nearest": {},
 
 	// Test and measuring machinery.
 	"internal/loadgen":              {"", "rpc/client"},
