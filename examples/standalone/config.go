@@ -60,7 +60,7 @@ func flagsGiven(s *flag.FlagSet) map[string]bool {
 // noCommand is the error of a word that is no command.
 func noCommand(word string) error {
 	names := slices.Sorted(maps.Keys(tools))
-	if near := nearest.Name(word, append(names, "node")); near != "" {
+	if near := nearest.Name(word, append(names, "node", "client")); near != "" {
 		return fmt.Errorf("%q is no command; %q is near", word, near)
 	}
 	return fmt.Errorf("%q is no command; --help lists them", word)

@@ -14,11 +14,17 @@ import (
 	"os/signal"
 	"syscall"
 
+	"example.com/chat/examples/internal/cli"
 	"example.com/chat/examples/internal/nearest"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	if len(os.Args) > 1 && os.Args[1] == "client" {
+		code := cli.Run(ctx, "standalone client", os.Args[2:], os.Stdin, os.Stdout, os.Stderr)
+		stop()
+		os.Exit(code)
+	}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	var usage usageError
@@ -52,6 +58,7 @@ const help = `standalone runs chat.
   standalone node       the same; flags that are not given come from CHAT_ID, CHAT_PORT, CHAT_HOST,
                         CHAT_DATA_DIR, CHAT_JOIN and CHAT_CONFIG_FILE, and then from that file
 
+  standalone client --servers HOST:PORT,... [COMMAND]          chat in this terminal; help lists the commands
   standalone status --servers HOST:PORT,...                    ask nodes how they are
   standalone backup --from HOST:PORT --to FILE                 write a backup of a running cluster
   standalone verify PATH                                       say what is damaged in a backup or data directory

@@ -40,9 +40,10 @@ var allowed = map[string][]string{
 	"internal/cursor":  {},
 
 	// Programs that show how it is used.
-	"examples/standalone":       {"", "rpc/client", "examples/internal/config", "examples/internal/nearest"},
-	"examples/cli":              {"rpc/client"},
+	"examples/standalone":       {"", "rpc/client", "examples/internal/cli", "examples/internal/config", "examples/internal/nearest"},
+	"examples/cli":              {"examples/internal/cli"},
 	"examples/embed":            {"", "rpc/client"},
+	"examples/internal/cli":     {"rpc/client", "examples/internal/config", "examples/internal/nearest"},
 	"examples/internal/config":  {"examples/internal/nearest"},
 	"examples/internal/nearest": {},
 

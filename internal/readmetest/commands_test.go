@@ -190,7 +190,15 @@ func (s *shell) voters(n int) {
 
 func (s *shell) run(line string) {
 	s.t.Helper()
-	if out, err := s.command(line).CombinedOutput(); err != nil {
+	s.runWith("", line)
+}
+
+// runWith types something meanwhile.
+func (s *shell) runWith(typed, line string) {
+	s.t.Helper()
+	c := s.command(line)
+	c.Stdin = strings.NewReader(typed)
+	if out, err := c.CombinedOutput(); err != nil {
 		s.t.Errorf("%s: %v\n%s", line, err, out)
 	}
 }
@@ -205,17 +213,14 @@ func (s *shell) fails(line, want string) {
 // chat types what stands behind the prompts, with bob there to be written to.
 func (s *shell) chat(servers, text string) {
 	s.t.Helper()
-	s.run(servers + " register bob battery-staple")
+	s.runWith("battery-staple", servers+" register bob")
 	const password = "correct-horse"
 	var typed strings.Builder
 	for line := range strings.Lines(text) {
 		_, command, _ := strings.Cut(line, ") ")
 		typed.WriteString(command)
-		switch name, _, _ := strings.Cut(command, " "); name {
-		case "register":
-			typed.WriteString(password + "\n" + password + "\n")
-		case "login":
-			typed.WriteString(password + "\n")
+		if name, _, _ := strings.Cut(command, " "); name == "register" || name == "login" {
+			typed.WriteString(password + "\n") // once, as it is no terminal
 		}
 	}
 	c := s.command(servers)
@@ -226,5 +231,5 @@ func (s *shell) chat(servers, text string) {
 			s.t.Errorf("%q: %v, want %q\n%s", typed.String(), err, w, out)
 		}
 	}
-	s.run(servers + " login alice " + password) // for the command that follows
+	s.runWith(password, servers+" login alice") // for the command that follows
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -42,9 +42,9 @@ func TestRun_Interrupted(t *testing.T) {
 	go func() { _, _ = io.Copy(&out, keyboard) }() // ends with the terminal
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
-	done := make(chan int)
+	done := make(chan int, 1)
 	go func() {
-		done <- run(ctx, []string{"--servers", addr, "--session", filepath.Join(t.TempDir(), "s"), "login", "alice"}, tty, tty, tty)
+		done <- Run(ctx, "cli", []string{"--servers", addr, "--session", filepath.Join(t.TempDir(), "s"), "login", "alice"}, tty, tty, tty)
 	}()
 	out.wait(t, "password: ")
 	interrupt()
@@ -67,8 +67,8 @@ func TestRun_Terminal(t *testing.T) {
 	keyboard, tty := openTerminal(t)
 	var out screen
 	go func() { _, _ = io.Copy(&out, keyboard) }() // ends with the terminal
-	done := make(chan int)
-	go func() { done <- run(t.Context(), []string{"--servers", addr}, tty, tty, tty) }()
+	done := make(chan int, 1)
+	go func() { done <- Run(t.Context(), "cli", []string{"--servers", addr}, tty, tty, tty) }()
 	typed := func(text, want string) {
 		t.Helper()
 		if _, err := io.WriteString(keyboard, text); err != nil {
@@ -80,20 +80,27 @@ func TestRun_Terminal(t *testing.T) {
 	typed("register alice\r", "password: ")
 	typed("correct horse\r", "again: ")
 	typed("correct horse\r", "registered alice")
-	typed("register bob battery-staple\r", "registered bob")
-	typed("login alice\r", "registered bob; log in with: login bob")
+	typed("register bob\r", "password: ")
+	typed("battery-staple\r", "again: ")
+	typed("battery-staple\r", "registered bob")
+	typed("login alice\r", "password: ")
 	typed("correct horse\r", "(alice) ")
-	typed("half a li", "(alice) half a li")
+	typed("half a li", "half a li")
 	file := filepath.Join(t.TempDir(), "s")
-	if code, _, errs := one(t, "", "--servers", addr, "--session", file, "login", "bob", "battery-staple"); code != 0 {
+	if code, _, errs := one(t, "battery-staple", "--servers", addr, "--session", file, "login", "bob"); code != 0 {
 		t.Fatal(errs)
 	}
 	if code, _, errs := one(t, "", "--servers", addr, "--session", file, "send", "alice", "are you there?"); code != 0 {
 		t.Fatal(errs)
 	}
 	out.wait(t, string(coloured("bob"))+": are you there?")
-	typed("\x15send b\t", "send bob ")       // Tab
-	typed("hello\r\x1b[A", "send bob hello") // and the line again
+	out.wait(t, "(alice) half a li")
+	typed("\x15send b\t", "send b")
+	out.wait(t, "ob ") // by Tab
+	typed("hello\r", "sent ")
+	out.wait(t, "(alice) ")
+	typed("\x1b[A", "send bob hello") // the line again
+	typed("\x15half a li", "half a li")
 	typed("ne\x15quit\r", "logged out")
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d", code)

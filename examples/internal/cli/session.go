@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -44,14 +44,14 @@ func (s *session) roomName(ctx context.Context, id string) string {
 	return s.names[id]
 }
 
-// credentials are a name and a password; one that is not among the arguments is asked for, and a new
-// one that is typed twice.
+// credentials are the name that was given and a password that is asked for, a new one twice. It is never taken
+// from the arguments, which the shell remembers and every user of the machine can read.
 func (s *session) credentials(command string, args []string, isNew bool) (name, password string, err error) {
-	if len(args) < 1 || len(args) > 2 {
-		return "", "", want(command)
+	if len(args) > 1 {
+		return "", "", usagef("a password is asked for, or read from standard input, and not written behind the command, where others may read it")
 	}
-	if len(args) == 2 {
-		return args[0], args[1], nil
+	if len(args) == 0 {
+		return "", "", want(command)
 	}
 	if password, err = s.password("password: "); err != nil || !isNew || !s.typed {
 		return args[0], password, err

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -66,7 +66,7 @@ func stdin(t *testing.T, text string) *os.File {
 func one(t *testing.T, in string, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
-	code = run(t.Context(), args, stdin(t, in), &o, &e)
+	code = Run(t.Context(), "cli", args, stdin(t, in), &o, &e)
 	return code, o.String(), e.String()
 }
 
@@ -82,10 +82,13 @@ func TestRun_Commands(t *testing.T) {
 		{"help", "", 0, "delete_account"},
 		{"messages", "", 1, "log in first"},
 		{"register alice", "correct horse\n", 0, "registered alice"},
-		{"register bob battery-staple", "", 0, "registered bob"},
+		{"register bob", "battery-staple", 0, "registered bob"},
+		{"register eve battery-staple", "", 2, "a password is asked for"},
 		{"register Alice", "correct horse\n", 1, "choose another name"},
-		{"register x short", "", 1, "8 to 1024"},
-		{"login alice wrong-password", "", 1, "wrong name or password"},
+		{"register x", "short", 1, "8 to 1024"},
+		{"login alice correct-horse", "correct horse\n", 2, "a password is asked for"},
+		{"--password x login alice", "correct horse\n", 2, "not defined"},
+		{"login alice", "wrong-password", 1, "wrong name or password"},
 		{"login alice", "correct horse\n", 0, "logged in as alice at server1; 0 unread"},
 		{"list a*", "", 0, "alice"},
 		{"list * 2 1", "", 0, "bob"},
@@ -109,16 +112,18 @@ func TestRun_Commands(t *testing.T) {
 		{"join #lobby", "", 0, "you are in #lobby"},
 		{"messages", "", 0, "alice: hello there"},
 		{"messages x", "", 2, "usage: messages"},
-		{"login bob battery-staple", "", 0, "1 unread (1 from alice)"},
+		{"login bob", "battery-staple", 0, "1 unread (1 from alice)"},
 		{"messages 1", "", 0, "*["},
 		{"status", "", 0, "server1"},
 		{"connect " + addr, "", 0, "connected to server1"},
 		{"connect 127.0.0.1:1", "", 1, "does not answer"},
 		{"read 5", "", 2, "is not the id of a message"},
 		{"frobnicate", "", 2, "is no command"},
-		{"delete_account wrong-password", "", 1, "wrong name or password"},
-		{"delete_account battery-staple", "", 0, "deleted the account bob"},
-		{"login bob battery-staple", "", 1, "wrong name or password"},
+		{"mesages", "", 2, `"messages" is near`},
+		{"delete_account", "wrong-password", 1, "wrong name or password"},
+		{"delete_account now", "", 2, "a password is asked for"},
+		{"delete_account", "battery-staple", 0, "deleted the account bob"},
+		{"login bob", "battery-staple", 1, "wrong name or password"},
 		{"login alice", "correct horse\n", 0, "logged in"},
 		{"logout", "", 0, "logged out"},
 		{"send bob hello", "", 1, "log in first"},
@@ -140,21 +145,21 @@ func TestRun_JSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "session.json")
 	call := func(args ...string) map[string]any {
 		t.Helper()
-		_, out, errs := one(t, "", append([]string{"--json", "--servers", addr, "--session", file}, args...)...)
+		_, out, errs := one(t, "correct horse", append([]string{"--json", "--servers", addr, "--session", file}, args...)...)
 		object := map[string]any{}
 		if err := json.Unmarshal([]byte(out+errs), &object); err != nil {
 			t.Fatalf("%q: %q, %q: %v", args, out, errs, err)
 		}
 		return object
 	}
-	call("register", "alice", "correct horse")
-	call("register", "bob", "correct horse")
-	call("login", "alice", "correct horse")
+	call("register", "alice")
+	call("register", "bob")
+	call("login", "alice")
 	sent := call("send", "bob", "hello")["sent"].(string)
 	if m := call("messages"); m["id"] != sent || m["text"] != "hello" || m["sender"] != "alice" || m["unread"] != false {
 		t.Errorf("got %v, sent %s", m, sent)
 	}
-	call("login", "bob", "correct horse")
+	call("login", "bob")
 	if m := call("messages"); m["unread"] != true {
 		t.Errorf("got %v", m)
 	}
@@ -184,8 +189,8 @@ func TestRun_Interactive(t *testing.T) {
 	}
 	defer func() { _, _ = r.Close(), w.Close() }()
 	var out screen
-	done := make(chan int)
-	go func() { done <- run(t.Context(), []string{"--servers", addr}, r, &out, &out) }()
+	done := make(chan int, 1)
+	go func() { done <- Run(t.Context(), "cli", []string{"--servers", addr}, r, &out, &out) }()
 	typed := func(line, want string) {
 		t.Helper()
 		if _, err := io.WriteString(w, line+"\n"); err != nil {
@@ -193,12 +198,12 @@ func TestRun_Interactive(t *testing.T) {
 		}
 		out.wait(t, want)
 	}
-	typed("register alice correct-horse", "registered alice")
+	typed("register alice\ncorrect-horse", "registered alice")
 	typed("register bob\ncorrect-horse", "registered bob")
-	typed("login alice correct-horse", "logged in as alice")
+	typed("login alice\ncorrect-horse", "logged in as alice")
 	file := filepath.Join(t.TempDir(), "s")
-	for _, args := range [][]string{{"login", "bob", "correct-horse"}, {"send", "alice", "are", "you", "there?"}} {
-		if code, _, errs := one(t, "", append([]string{"--servers", addr, "--session", file}, args...)...); code != 0 {
+	for _, args := range [][]string{{"login", "bob"}, {"send", "alice", "are", "you", "there?"}} {
+		if code, _, errs := one(t, "correct-horse", append([]string{"--servers", addr, "--session", file}, args...)...); code != 0 {
 			t.Fatal(errs)
 		}
 	}
@@ -214,8 +219,9 @@ func TestRun_Interactive(t *testing.T) {
 
 // screen is what the program shows.
 type screen struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // guards what follows
 	text strings.Builder
+	seen int           // up to where wait has found what it wanted
 	more chan struct{} // closed at the next Write; nil when nobody waits
 }
 
@@ -229,17 +235,22 @@ func (s *screen) Write(p []byte) (int, error) {
 	return s.text.Write(p)
 }
 
+// wait waits for a text behind what the last call found, so that what was shown earlier does not count.
 func (s *screen) wait(t *testing.T, want string) {
 	t.Helper()
 	for {
 		s.mu.Lock()
-		text := s.text.String()
+		text := s.text.String()[s.seen:]
+		i := strings.Index(text, want)
+		if i >= 0 {
+			s.seen += i + len(want)
+		}
 		if s.more == nil {
 			s.more = make(chan struct{})
 		}
 		more := s.more
 		s.mu.Unlock()
-		if strings.Contains(text, want) {
+		if i >= 0 {
 			return
 		}
 		select {
@@ -254,12 +265,12 @@ func (s *screen) wait(t *testing.T, want string) {
 func TestRun_Flags(t *testing.T) {
 	typo := stdin(t, `{"severs":{}}`).Name()
 	for want, args := range map[string]string{
-		"no servers":     "status",
-		"want host:port": "--servers localhost status",
-		"-sevrers":       "--sevrers x",
-		`"severs"`:       "--config " + typo,
-		"no such file":   "--config /nowhere/at/all",
-		"frobnicate":     "--servers localhost:1 frobnicate",
+		"no servers":        "status",
+		"want host:port":    "--servers localhost status",
+		"--servers is near": "--sevrers x status",
+		`"servers" is near`: "--config " + typo,
+		"no such file":      "--config /nowhere/at/all",
+		"frobnicate":        "--servers localhost:1 frobnicate",
 	} {
 		code, _, errs := one(t, "", strings.Fields(args)...)
 		if code != exitUsage || !strings.Contains(errs, want) {
@@ -268,7 +279,7 @@ func TestRun_Flags(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if code := run(ctx, []string{"--servers", "127.0.0.1:1", "status"}, stdin(t, ""), io.Discard, io.Discard); code != exitFailed {
+	if code := Run(ctx, "cli", []string{"--servers", "127.0.0.1:1", "status"}, stdin(t, ""), io.Discard, io.Discard); code != exitFailed {
 		t.Errorf("nobody there: got %d", code)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"example.com/chat/examples/internal/nearest"
 	"example.com/chat/rpc/client"
 )
 
@@ -22,10 +23,10 @@ var commands []command
 
 func init() { // in init, as help reads the table
 	commands = []command{
-		{"register", "NAME [PASSWORD]", "make an account; a password that is not given is asked for, and not shown", register},
-		{"login", "NAME [PASSWORD]", "log in", login},
+		{"register", "NAME", "make an account; the password is asked for, and not shown", register},
+		{"login", "NAME", "log in; the password is asked for", login},
 		{"logout", "", "end the session", logout},
-		{"delete_account", "[PASSWORD]", "delete the account; its messages stay, without a name", deleteAccount},
+		{"delete_account", "", "delete the account; its messages stay, without a name", deleteAccount},
 		{"list", "[PATTERN] [PAGE] [PER_PAGE]", "list accounts; * in the pattern stands for anything", list},
 		{"send", "NAME|#ROOM TEXT...", "send a message to a user or to a room", send},
 		{"rooms", "[PATTERN]", "list your rooms, or the public ones that match", rooms},
@@ -57,7 +58,19 @@ func find(name string) (command, bool) {
 	return commands[i], true
 }
 
-func unknown(name string) error { return usagef("%q is no command; help lists them", name) }
+func commandNames() (names []string) {
+	for _, c := range commands {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+func unknown(name string) error {
+	if near := nearest.Name(name, commandNames()); near != "" {
+		return usagef("%q is no command; %q is near", name, near)
+	}
+	return usagef("%q is no command; help lists them", name)
+}
 
 // want is the error of a command that was given too little or too much.
 func want(name string) error {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -122,22 +122,19 @@ func coloured(name string) styled {
 // wantsColour obeys NO_COLOR and terminals that can do nothing.
 func wantsColour() bool { return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" }
 
-// scripts complete commands in shells.
+// scripts complete commands in shells, at any place: flags stand before them.
 var scripts = map[string]string{
 	"bash": "complete -W '%[2]s' %[1]s\n",
-	"zsh":  "_chat_%[1]s() { _arguments '1: :(%[2]s)' }\ncompdef _chat_%[1]s %[1]s\n",
-	"fish": "complete -c %[1]s -f -n __fish_use_subcommand -a '%[2]s'\n",
+	"zsh":  "_chat_%[1]s() { _arguments '*: :(%[2]s)' }\ncompdef _chat_%[1]s %[1]s\n",
+	"fish": "complete -c %[1]s -f -a '%[2]s'\n",
 }
 
-// script is what a shell reads to complete the commands of a program.
+// script is what a shell reads to complete the commands of a program, whose name may have a second word.
 func script(shell, program string) (string, error) {
 	text, ok := scripts[shell]
 	if !ok {
 		return "", usagef("usage: completion bash|zsh|fish")
 	}
-	var names []string
-	for _, c := range commands {
-		names = append(names, c.name)
-	}
-	return fmt.Sprintf(text, program, strings.Join(names, " ")), nil
+	words := strings.Fields(program)
+	return fmt.Sprintf(text, words[0], strings.Join(append(words[1:], commandNames()...), " ")), nil
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -71,11 +71,15 @@ func TestHistory(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		var out strings.Builder
-		if code := run(t.Context(), []string{"completion", shell}, nil, &out, io.Discard); code != 0 || !strings.Contains(out.String(), "delete_account") {
+		if code := Run(t.Context(), "cli", []string{"completion", shell}, nil, &out, io.Discard); code != 0 || !strings.Contains(out.String(), "delete_account") {
 			t.Errorf("%s: %d, %q", shell, code, out.String())
 		}
 	}
-	if code := run(t.Context(), []string{"completion", "tcsh"}, nil, io.Discard, io.Discard); code != exitUsage {
+	var out strings.Builder
+	if code := Run(t.Context(), "standalone client", []string{"completion", "bash"}, nil, &out, io.Discard); code != 0 || !strings.HasPrefix(out.String(), "complete -W 'client register ") || !strings.HasSuffix(out.String(), "' standalone\n") {
+		t.Errorf("a name of two words: %d, %q", code, out.String())
+	}
+	if code := Run(t.Context(), "cli", []string{"completion", "tcsh"}, nil, io.Discard, io.Discard); code != exitUsage {
 		t.Errorf("tcsh: %d", code)
 	}
 }
@@ -150,7 +154,7 @@ var escapes = regexp.MustCompile("\x1b\\[[0-9]{1,2}m")
 // TestHelp_Alone: help for a command needs no server.
 func TestHelp_Alone(t *testing.T) {
 	var out strings.Builder
-	if code := run(t.Context(), []string{"help", "send"}, nil, &out, io.Discard); code != 0 || !strings.Contains(out.String(), "send NAME|#ROOM TEXT...") {
+	if code := Run(t.Context(), "cli", []string{"help", "send"}, nil, &out, io.Discard); code != 0 || !strings.Contains(out.String(), "send NAME|#ROOM TEXT...") {
 		t.Errorf("%d, %q", code, out.String())
 	}
 }
