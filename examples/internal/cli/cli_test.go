@@ -21,11 +21,25 @@ import (
 // startNode runs a cluster of one, and returns its address.
 func startNode(t *testing.T) string {
 	t.Helper()
+	lis := listen(t)
+	serve(t, lis, lis.Addr().String())
+	return lis.Addr().String()
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	node, err := chat.New(chat.Options{NodeID: "server1", DataDir: t.TempDir(), Advertise: lis.Addr().String(), BootstrapExpect: 1})
+	t.Cleanup(func() { _ = lis.Close() })
+	return lis
+}
+
+// serve runs a cluster of one that clients reach at an address.
+func serve(t *testing.T, lis net.Listener, advertise string) {
+	t.Helper()
+	node, err := chat.New(chat.Options{NodeID: "server1", DataDir: t.TempDir(), Advertise: advertise, BootstrapExpect: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +58,59 @@ func startNode(t *testing.T) string {
 	if err := node.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return lis.Addr().String()
+}
+
+// relay is a node that clients reach through something that breaks.
+type relay struct {
+	addr, to string
+	mu       sync.Mutex // guards what follows
+	down     bool
+	conns    []net.Conn
+}
+
+func startRelay(t *testing.T) *relay {
+	t.Helper()
+	front, lis := listen(t), listen(t)
+	r := &relay{addr: front.Addr().String(), to: lis.Addr().String()}
+	serve(t, lis, r.addr)
+	go func() { // ends with its listener
+		for {
+			c, err := front.Accept()
+			if err != nil {
+				return
+			}
+			r.carry(c)
+		}
+	}()
+	t.Cleanup(func() { r.breaks(true) })
+	return r
+}
+
+func (r *relay) carry(c net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down { // and the node hears nothing of it: its server would wait two minutes for a connection that says nothing
+		_ = c.Close()
+		return
+	}
+	to, err := net.Dial("tcp", r.to)
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	r.conns = append(r.conns, c, to)
+	go func() { _, _ = io.Copy(c, to) }() // both end when it breaks
+	go func() { _, _ = io.Copy(to, c) }()
+}
+
+func (r *relay) breaks(down bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.down = down
+	for _, c := range r.conns {
+		_ = c.Close()
+	}
+	r.conns = nil
 }
 
 // stdin is a file with some text.
@@ -180,7 +246,7 @@ func TestRun_JSON(t *testing.T) {
 	}
 }
 
-// TestRun_Interactive: a script of commands, and a message that comes in meanwhile.
+// TestRun_Interactive: a script of commands, and a message that comes in meanwhile, also after a login that failed.
 func TestRun_Interactive(t *testing.T) {
 	addr := startNode(t)
 	r, w, err := os.Pipe()
@@ -201,6 +267,7 @@ func TestRun_Interactive(t *testing.T) {
 	typed("register alice\ncorrect-horse", "registered alice")
 	typed("register bob\ncorrect-horse", "registered bob")
 	typed("login alice\ncorrect-horse", "logged in as alice")
+	typed("login bob\nwrong-password", "wrong name or password") // alice goes on
 	file := filepath.Join(t.TempDir(), "s")
 	for _, args := range [][]string{{"login", "bob"}, {"send", "alice", "are", "you", "there?"}} {
 		if code, _, errs := one(t, "correct-horse", append([]string{"--servers", addr, "--session", file}, args...)...); code != 0 {
@@ -212,6 +279,33 @@ func TestRun_Interactive(t *testing.T) {
 	typed("messages", "alice: yes,   here")
 	typed("frobnicate", "is no command")
 	typed("quit", "logged out")
+	if code := <-done; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestRun_Reconnects: without a terminal, a line says that no messages come at the moment, and another that they do.
+func TestRun_Reconnects(t *testing.T) {
+	node := startRelay(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	var out screen
+	done := make(chan int, 1)
+	go func() { done <- Run(t.Context(), "cli", []string{"--json", "--servers", node.addr}, r, &out, &out) }()
+	if _, err := io.WriteString(w, "register alice\ncorrect-horse\nlogin alice\ncorrect-horse\n"); err != nil {
+		t.Fatal(err)
+	}
+	out.wait(t, `"user":"alice"`)
+	node.breaks(true)
+	out.wait(t, `{"connection":"lost"}`)
+	node.breaks(false)
+	out.wait(t, `{"connection":"back"}`)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d", code)
 	}

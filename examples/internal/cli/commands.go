@@ -131,12 +131,17 @@ func login(ctx context.Context, s *session, args []string) error {
 	if err != nil {
 		return err
 	}
-	s.silence()
 	a, err := s.c.Login(ctx, name, password)
 	if err != nil {
 		return err
 	}
+	s.silence()
 	s.user = a.Name
+	if s.live { // before the count: what comes meanwhile is shown, or counted, or both
+		if err := s.listen(ctx); err != nil {
+			return err
+		}
+	}
 	st, err := s.c.Status(ctx)
 	if err != nil {
 		return err
@@ -159,9 +164,6 @@ func login(ctx context.Context, s *session, args []string) error {
 	}
 	s.out.show(map[string]any{"user": a.Name, "node": st.NodeID, "unread": unread, "unread_from": from},
 		"logged in as %s at %s; %d unread %s", a.Name, st.NodeID, unread, parenthesis(strings.Join(where, ", ")))
-	if s.live {
-		return s.listen(ctx)
-	}
 	return nil
 }
 

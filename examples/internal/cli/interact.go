@@ -18,7 +18,7 @@ import (
 type input struct {
 	line     func() (string, error) // its error is io.EOF at the end
 	password func(prompt string) (string, error)
-	prompt   func(string)
+	resize   func()                             // to what the terminal has
 	running  func(interrupt context.CancelFunc) // a command, until nil; what Ctrl-C calls
 }
 
@@ -66,7 +66,7 @@ func open(ctx context.Context, s *session, in *os.File, out io.Writer) (input, f
 		if isTerminal(in) {
 			password = passwords(ctx, in, os.Stderr)
 		}
-		return input{next, password, func(string) {}, func(context.CancelFunc) {}}, func() {}, nil
+		return input{next, password, func() {}, func(context.CancelFunc) {}}, func() {}, nil
 	}
 	old, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
@@ -79,17 +79,23 @@ func open(ctx context.Context, s *session, in *os.File, out io.Writer) (input, f
 	}{keys, out}, "")
 	t.History, t.AutoCompleteCallback = &history{}, s.out.names.complete
 	s.out.w, s.out.colour = t, wantsColour() && !s.out.json
-	prompt := func(text string) {
+	s.prompt.t = t
+	resize := func() {
 		if w, h, err := term.GetSize(int(in.Fd())); err == nil && w > 0 {
 			_ = t.SetSize(w, h) // fails for no size that a terminal has
 		}
-		t.SetPrompt(text)
 	}
 	password := func(text string) (string, error) {
 		defer keys.running(keys.running(nil)) // Ctrl-C is the terminal's for so long
+		s.prompt.setAsking(true)
+		defer s.prompt.setAsking(false)
 		return t.ReadPassword(text)
 	}
-	return input{t.ReadLine, password, prompt, func(f context.CancelFunc) { keys.running(f) }}, func() { _ = term.Restore(int(in.Fd()), old) }, nil
+	stop := onResize(resize)
+	return input{t.ReadLine, password, resize, func(f context.CancelFunc) { keys.running(f) }}, func() {
+		stop()
+		_ = term.Restore(int(in.Fd()), old)
+	}, nil
 }
 
 // keyboard reads a terminal all the time, so that Ctrl-C is seen while a command runs, too. While none does,
@@ -164,11 +170,8 @@ func interact(ctx context.Context, s *session, in *os.File, out io.Writer) error
 	s.password, s.typed, s.live = from.password, isTerminal(in), true
 	s.out.show(map[string]any{"connected": s.c.Endpoints()[0]}, "connected to %s; help lists the commands", s.c.Endpoints()[0])
 	for !s.over && ctx.Err() == nil {
-		name := "chat"
-		if s.user != "" {
-			name = s.user
-		}
-		from.prompt("(" + name + ") ")
+		from.resize()
+		s.prompt.setUser(s.user)
 		text, err := wait(ctx, from.line)
 		if errors.Is(err, io.EOF) || ctx.Err() != nil {
 			break

@@ -23,6 +23,7 @@ type session struct {
 	user     string // empty when nobody is logged in
 	live     bool   // show messages as they come
 	over     bool   // exit was typed
+	prompt   prompt
 
 	stop context.CancelFunc // ends what listen began; nil when it has not
 	work sync.WaitGroup
@@ -65,7 +66,7 @@ func (s *session) credentials(command string, args []string, isNew bool) (name, 
 
 // listen shows what others send from now on.
 func (s *session) listen(ctx context.Context) error {
-	sub, err := s.c.Subscribe(ctx, client.SubscribeOptions{})
+	sub, err := s.c.Subscribe(ctx, client.SubscribeOptions{OnLive: s.connection})
 	if err != nil {
 		return err
 	}
@@ -81,6 +82,7 @@ func (s *session) listen(ctx context.Context) error {
 				return
 			}
 			if err != nil {
+				s.prompt.setLost(false) // there is nothing to connect for any more
 				s.out.failure(err)
 				return
 			}
@@ -92,12 +94,21 @@ func (s *session) listen(ctx context.Context) error {
 	return nil
 }
 
+// connection tells whether messages come, or a node is sought that sends them.
+func (s *session) connection(live bool) {
+	if s.prompt.setLost(!live) {
+		word := map[bool]string{true: "back", false: "lost"}[live]
+		s.out.show(map[string]any{"connection": word}, "the connection is %s", word)
+	}
+}
+
 // silence ends listen.
 func (s *session) silence() {
 	if s.stop != nil {
 		s.stop()
 		s.work.Wait()
 		s.stop = nil
+		s.prompt.setLost(false)
 	}
 }
 

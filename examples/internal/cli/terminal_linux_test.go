@@ -63,7 +63,8 @@ func TestRun_Interrupted(t *testing.T) {
 func TestRun_Terminal(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "")
-	addr := startNode(t)
+	node := startRelay(t)
+	addr := node.addr
 	keyboard, tty := openTerminal(t)
 	var out screen
 	go func() { _, _ = io.Copy(&out, keyboard) }() // ends with the terminal
@@ -101,6 +102,17 @@ func TestRun_Terminal(t *testing.T) {
 	out.wait(t, "(alice) ")
 	typed("\x1b[A", "send bob hello") // the line again
 	typed("\x15half a li", "half a li")
+	node.breaks(true)
+	out.wait(t, "(alice, reconnecting) half a li")
+	node.breaks(false)
+	out.wait(t, "(alice) half a li")
+	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 40}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(os.Getpid(), unix.SIGWINCH); err != nil { // which comes to who has this terminal
+		t.Fatal(err)
+	}
+	out.wait(t, "(alice) half a li")
 	typed("ne\x15quit\r", "logged out")
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d", code)
