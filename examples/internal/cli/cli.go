@@ -158,12 +158,15 @@ func start(ctx context.Context, f flags, in *os.File, out io.Writer) (err error)
 	})
 }
 
+// errUnreached: there was no connection, whatever the reason.
+var errUnreached = errors.New("not connected")
+
 // dial connects for as long as f runs.
 func dial(ctx context.Context, s *session, f flags, do func() error) (err error) {
 	dialing, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	if s.c, err = client.Dial(dialing, f.servers, client.WithToken(s.token)); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errUnreached, err)
 	}
 	return errors.Join(do(), s.c.Close())
 }

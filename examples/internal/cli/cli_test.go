@@ -154,6 +154,7 @@ func TestRun_Commands(t *testing.T) {
 		{"register x", "short", 1, "8 to 1024"},
 		{"login alice correct-horse", "correct horse\n", 2, "a password is asked for"},
 		{"--password x login alice", "correct horse\n", 2, "not defined"},
+		{"login alice", "", 2, "no password came"},
 		{"login alice", "wrong-password", 1, "wrong name or password"},
 		{"login alice", "correct horse\n", 0, "logged in as alice at server1; 0 unread"},
 		{"list a*", "", 0, "alice"},

@@ -103,6 +103,7 @@ var steps = []struct {
 	err  error
 	step string
 }{
+	{errUnreached, "want --servers with the addresses of nodes that run"},
 	{client.ErrUnauthenticated, "log in first: login NAME"},
 	{client.ErrNoSuchUser, "list shows who there is"},
 	{client.ErrNoSuchRoom, "rooms * shows which there are"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,7 +55,11 @@ func (s *session) credentials(command string, args []string, isNew bool) (name, 
 	if len(args) == 0 {
 		return "", "", want(command)
 	}
-	if password, err = s.password("password: "); err != nil || !isNew || !s.typed {
+	password, err = s.password("password: ")
+	if errors.Is(err, io.EOF) {
+		return "", "", usagef("no password came: type it in a terminal, or give it on standard input")
+	}
+	if err != nil || !isNew || !s.typed {
 		return args[0], password, err
 	}
 	again, err := s.password("again: ")
