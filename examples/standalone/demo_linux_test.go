@@ -278,16 +278,3 @@ func closedInput(t *testing.T, asJSON bool) string {
 	}
 	return string(text)
 }
-
-// onLine does something once a word was written.
-type onLine struct {
-	word string
-	do   func()
-}
-
-func (l onLine) Write(b []byte) (int, error) {
-	if strings.Contains(string(b), l.word) {
-		l.do()
-	}
-	return len(b), nil
-}

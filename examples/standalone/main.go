@@ -26,10 +26,14 @@ func main() {
 		os.Exit(code)
 	}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stopped := ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
 	stop()
 	var usage usageError
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
+	case stopped:
+		fmt.Fprintln(os.Stderr, "standalone: interrupted")
+		os.Exit(1)
 	case errors.As(err, &usage):
 		fmt.Fprintf(os.Stderr, "standalone: %v; --help tells more\n", err)
 		os.Exit(2)
@@ -139,17 +143,18 @@ func parse(args []string, output io.Writer) (flags, error) {
 // run is the program. It ends with ctx.
 func run(ctx context.Context, args []string, in io.Reader, out, log io.Writer) error {
 	if ok, err := runTool(ctx, args, out); ok {
-		return err
+		return advise(err)
 	}
 	f, err := parse(args, out)
 	switch {
 	case err != nil:
 		return err
 	case f.id != "":
-		return serve(ctx, f, in, out, log)
+		err = serve(ctx, f, in, out, log)
 	case f.smoke:
-		return smoke(ctx, out)
+		err = smoke(ctx, out)
 	default:
-		return show(ctx, f, in, out)
+		err = show(ctx, f, in, out)
 	}
+	return advise(err)
 }

@@ -106,6 +106,26 @@ func TestShow_Orphans(t *testing.T) {
 	}
 }
 
+// TestSmoke_Interrupted: Ctrl-C ends it with a word, and no node or file is left.
+func TestSmoke_Interrupted(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp := t.TempDir()
+	cmd := exec.Command(self, "--smoke")
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	cmd.Stdout = onLine{"nodes are ready", func() { _ = cmd.Process.Signal(os.Interrupt) }} // it runs
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 1 || errs.String() != "standalone: interrupted\n" {
+		t.Errorf("%v: %q", err, errs.String())
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 // zombie reports whether a process has ended and nobody has asked how: where no init process does.
 func zombie(pid int) bool {
 	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
@@ -140,6 +160,12 @@ func TestRun_Refuses(t *testing.T) {
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
+	taken := t.TempDir()
+	user, err := chat.New(chat.Options{NodeID: "a", DataDir: taken, Advertise: "localhost:1", BootstrapExpect: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = user.Close() }() // it was not started
 	own := filepath.Join(t.TempDir(), "own")
 	port := strconv.Itoa(somePort())
 	for name, tt := range map[string]struct {
@@ -167,6 +193,8 @@ func TestRun_Refuses(t *testing.T) {
 		"no such file":           {[]string{"--id", "a", "--config-file", filepath.Join(t.TempDir(), "none")}, "no such file", true},
 		"a port in use":          {[]string{"--id", "a", "--port", busyPort, "--data-dir", own}, "in use", false},
 		"another node's data":    {[]string{"--id", "a", "--port", port, "--data-dir", foreign}, `of node "other"`, false},
+		"and what to do then":    {[]string{"--id", "a", "--port", port, "--data-dir", foreign}, "with the --id of that node", false},
+		"data that is in use":    {[]string{"--id", "a", "--port", port, "--data-dir", taken}, "end the process that has it", false},
 		"an id with a slash":     {[]string{"--id", "a/b", "--port", port, "--data-dir", own}, "NodeID", false},
 		"a host without secrets": {[]string{"--id", "a", "--port", port, "--host", "0.0.0.0", "--data-dir", own}, "ClusterSecret", false},
 	} {
@@ -180,6 +208,10 @@ func TestRun_Refuses(t *testing.T) {
 				t.Errorf("%v: usage error is %v, want %v", err, !tt.usage, tt.usage)
 			}
 		})
+	}
+	t.Setenv("CHAT_CLUSTER_SECRET", "short")
+	if err := run(t.Context(), []string{"--id", "a", "--port", port, "--data-dir", own}, nil, io.Discard, t.Output()); err == nil || !strings.Contains(err.Error(), "want 32 or more") {
+		t.Errorf("a short secret: %v", err)
 	}
 	if _, err := os.Stat(own); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("something was stored: %v", err)
@@ -274,4 +306,17 @@ func TestParse_Environment(t *testing.T) {
 	if _, err := parse([]string{"node"}, io.Discard); err == nil || !strings.Contains(err.Error(), `CHAT_PORT="x"`) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// onLine does something once a word was written.
+type onLine struct {
+	word string
+	do   func()
+}
+
+func (l onLine) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), l.word) {
+		l.do()
+	}
+	return len(b), nil
 }

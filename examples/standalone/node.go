@@ -16,8 +16,13 @@ import (
 	"example.com/chat"
 )
 
-// drainTime is how long a node may take to leave in good order.
-const drainTime = 10 * time.Second
+const (
+	// drainTime is how long a node may take to leave in good order.
+	drainTime = 10 * time.Second
+	// greetTime is how long a new connection may say nothing. Stop waits for those that do, and gRPC gives them two
+	// minutes.
+	greetTime = 3 * time.Second
+)
 
 // serve runs one node until ctx ends, or until it fails.
 func serve(ctx context.Context, f flags, in io.Reader, out, log io.Writer) error {
@@ -31,14 +36,15 @@ func serve(ctx context.Context, f flags, in io.Reader, out, log io.Writer) error
 		return fmt.Errorf("%s is in use by another program: choose another --port, or end that program", o.Advertise)
 	}
 	if err != nil {
-		return err
+		// Not %w: what else to do when permission is denied is for files.
+		return fmt.Errorf("%v; want --host to be this machine, and a --port that this user may take", err)
 	}
 	defer func() { _ = lis.Close() }() // the server has closed it, if it came so far
 	node, err := chat.New(o)
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.ConnectionTimeout(greetTime))
 	node.Register(server)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(lis) }()
@@ -102,9 +108,11 @@ func announce(ctx context.Context, node *chat.Node, out io.Writer) {
 func leave(node *chat.Node, server *grpc.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	if node.Err() == nil {
-		_ = node.Drain(ctx) // what it says is not for who ends the program
+	if node.Err() != nil {
+		server.Stop() // it serves nothing any more, and clients would keep their streams
+		return node.Close()
 	}
+	_ = node.Drain(ctx) // what it says is not for who ends the program
 	stop := context.AfterFunc(ctx, server.Stop)
 	server.GracefulStop()
 	stop()
