@@ -19,14 +19,13 @@ import (
 
 // notRun are the commands that this test leaves to others.
 var notRun = map[string]string{
-	"go run ./examples/standalone":         "TestDemo",
-	"go test ./...":                        "what runs this test",
-	"go run ./examples/standalone --smoke": "TestGoGet",
-	"go get example.com/chat":              "TestGoGet",
-	"go build ./examples/standalone":       "below, once for all",
+	"go run ./examples/standalone":   "TestDemo",
+	"go test ./...":                  "what runs this test",
+	"go get example.com/chat":        "TestGoGet",
+	"go build ./examples/standalone": "below, once for all",
 }
 
-// shell runs the README's commands with programs that were built once, in a directory of its own, with free
+// shell runs the README's commands with a program that was built once, in a directory of its own, with free
 // ports in place of those in the README.
 type shell struct {
 	t     *testing.T
@@ -40,15 +39,13 @@ type shell struct {
 // in a fourth, and the tools of an operator.
 func TestCommands(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it builds two programs")
+		t.Skip("it builds a program")
 	}
 	s := &shell{t: t, dir: t.TempDir(), ports: map[string]string{}}
 	defer s.work.Wait()
 	defer func() { s.kill(len(s.nodes)) }()
-	for _, program := range []string{"standalone", "cli"} {
-		if out, err := exec.Command("go", "build", "-o", filepath.Join(s.dir, program), module+"/examples/"+program).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(s.dir, "standalone"), module+"/examples/standalone").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 	servers := ""
 	for _, b := range blocks(t) {
@@ -65,7 +62,7 @@ func TestCommands(t *testing.T) {
 			case notRun[line] != "":
 			case strings.Contains(line, "standalone --id"):
 				s.node(line)
-			case strings.Contains(line, "./examples/cli --servers") && servers == "":
+			case strings.Contains(line, "standalone client --servers") && servers == "":
 				servers = line // for the block of text that comes next
 			case strings.Contains(line, "recover"):
 				s.voters(3)
