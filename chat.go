@@ -3,6 +3,8 @@
 // program, which find each other by gossip. It needs no database, no broker and no port of its own:
 // clients, raft and gossip all come through the host's server.
 //
+// # A node
+//
 // The order of calls is
 //
 //	node, err := chat.New(chat.Options{...}) // opens the data directory
@@ -15,7 +17,32 @@
 //	server.GracefulStop()
 //	err = node.Close()
 //
-// Clients are in package example.com/chat/rpc/client.
+// Of Options a first node needs NodeID, DataDir, Advertise, where the others reach the host's server, and
+// BootstrapExpect: 1. Three of them have BootstrapExpect: 3, the same Seeds, which are the addresses of all, and
+// the same ClusterSecret. They are the same at every start: a node with data goes on with them, and never forms
+// a second cluster. One that is to join an existing cluster has Seeds alone. New says all that is wrong at once.
+//
+// Ready's error says what a node waits for, and Status the same at any time. A node whose disk fails, or whose
+// state is not that of the others, ends by itself and leaves the host's process alone: Done is closed then, and
+// Err says why. Health is for load balancers.
+//
+// # Users
+//
+// Users register with name and password, unless Options.Authenticator says who calls: then they are the host's
+// own, and prove it with what they always have. The host writes to them with the Client of a node, which is the
+// client of package example.com/chat/rpc/client without a network. Other programs dial any of the nodes with that
+// package, which links no raft and no store.
+//
+// An interceptor of the host that asks every caller for a token has to let other nodes pass: IsPeerMethod tells
+// which calls are theirs. They prove that they belong to the cluster by ClusterSecret or by their certificates.
+//
+// # Operations
+//
+// Backup takes a backup of a running cluster, Verify reads a backup or a stopped node's directory for damage,
+// Restore makes a new cluster of a backup, Recover goes on with one node when the quorum is lost for good, and
+// Replay tries an upgrade. The program examples/standalone has a subcommand for each.
+//
+// A host's tests get clusters from package example.com/chat/rpc/chattest.
 package chat
 
 import (

@@ -14,6 +14,27 @@
 // Inside a bubble of testing/synctest time is fake: an election takes no time, and a test with several of
 // them ends in well under a second. Outside one everything works as well, and takes its time.
 //
+// # Faults
+//
+// Kill ends a node as kill -9 does, Stop in good order, and Restart starts it again with what is on its disk. Cut
+// and Isolate lose what nodes send to each other until Heal. Leader, WaitStable and Until wait, so that no test
+// has to sleep:
+//
+//	old := c.Leader()
+//	c.Isolate(old)
+//	c.Leader(old) // another one
+//	c.Heal()
+//	c.WaitStable()
+//
+// # The host's own program
+//
+// WithOptions changes the nodes' options, WithServer has the host make their servers, with its credentials,
+// interceptors and services, and WithLogin and WithClient say how its users get in. A node has the methods of
+// chat.Node, so that the host's code can be given one. TestHost checks the whole of what chat promises to a host
+// in such a wiring, in one line.
+//
+// # The end
+//
 // The cluster ends with the test. What it leaves running fails the test: in a bubble, testing/synctest
 // sees to that; outside, chattest names the goroutines.
 package chattest

@@ -2,18 +2,44 @@
 //
 //	c, err := client.Dial(ctx, []string{"n1:8443", "n2:8443", "n3:8443"}, client.WithTLS(conf))
 //	defer c.Close()
-//	err = c.Login(ctx, "alice", password)
+//	_, err = c.Login(ctx, "alice", password)
 //	events, err := c.Subscribe(ctx, client.SubscribeOptions{})
 //	receipt, err := c.Send(ctx, client.ToUser("bob"), client.Draft{Text: "hello"})
 //	for event, err := range events.All(ctx) { ... }
 //
+// # Calls
+//
 // Every call goes to one node, and to another one when that node is down, cannot serve, or does not
 // answer: what changes something carries an operation id that stays the same over all of that, so
 // it takes effect once. A call ends with its context, or after 30 seconds when that has no
-// deadline. An election in that time is not seen.
+// deadline. An election in that time is not seen. A Client is safe for concurrent use; one for each user of a
+// program is enough.
+//
+// # Errors
 //
 // Errors are tested with errors.Is and the variables of this package. They are of three kinds: not
-// done, outcome unknown (ErrUnknownOutcome alone), and refused.
+// done, outcome unknown (ErrUnknownOutcome alone), and refused. After "unknown" the same call may be made
+// again if it carries the same operation id:
+//
+//	draft := client.Draft{Text: "hello", OperationID: c.NewOperationID()}
+//	receipt, err := c.Send(ctx, to, draft)
+//	if errors.Is(err, client.ErrUnknownOutcome) {
+//		receipt, err = c.Send(ctx, to, draft) // appears once; receipt.Duplicate tells
+//	}
+//
+// # Reads
+//
+// A read sees at least what this client has seen or written before, on whatever node. WithConsistency asks for
+// more, all that was acknowledged to anybody, or for less, what a node has:
+//
+//	ctx = client.WithConsistency(ctx, client.Linearizable)
+//	for message, err := range c.History(ctx, client.ToUser("bob"), client.Query{Limit: 10}) { ... }
+//
+// # Events
+//
+// A Subscription has each event once and in order, and goes on at another node where it was when its node is
+// lost; SubscribeOptions.OnLive tells of that. A program that keeps the Cursor of the last event that it has dealt
+// with goes on there after a restart. How many messages a user has not read is in Rooms.
 package client
 
 import (
