@@ -19,6 +19,7 @@ type input struct {
 	line     func() (string, error) // its error is io.EOF at the end
 	password func(prompt string) (string, error)
 	resize   func()                             // to what the terminal has
+	leave    func()                             // the line, where it is
 	running  func(interrupt context.CancelFunc) // a command, until nil; what Ctrl-C calls
 }
 
@@ -66,7 +67,7 @@ func open(ctx context.Context, s *session, in *os.File, out io.Writer) (input, f
 		if isTerminal(in) {
 			password = passwords(ctx, in, os.Stderr)
 		}
-		return input{next, password, func() {}, func(context.CancelFunc) {}}, func() {}, nil
+		return input{next, password, func() {}, func() {}, func(context.CancelFunc) {}}, func() {}, nil
 	}
 	old, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
@@ -91,11 +92,13 @@ func open(ctx context.Context, s *session, in *os.File, out io.Writer) (input, f
 		defer s.prompt.setAsking(false)
 		return t.ReadPassword(text)
 	}
+	leave := func() { _, _ = io.WriteString(out, "\r\n") }
 	stop := onResize(resize)
-	return input{t.ReadLine, password, resize, func(f context.CancelFunc) { keys.running(f) }}, func() {
+	return input{t.ReadLine, password, resize, leave, func(f context.CancelFunc) { keys.running(f) }}, sync.OnceFunc(func() {
 		stop()
+		s.prompt.t, s.out.w = nil, out
 		_ = term.Restore(int(in.Fd()), old)
-	}, nil
+	}), nil
 }
 
 // keyboard reads a terminal all the time, so that Ctrl-C is seen while a command runs, too. While none does,
@@ -174,6 +177,8 @@ func interact(ctx context.Context, s *session, in *os.File, out io.Writer) error
 		s.prompt.setUser(s.user)
 		text, err := wait(ctx, from.line)
 		if errors.Is(err, io.EOF) || ctx.Err() != nil {
+			s.silence() // which may change the prompt
+			from.leave()
 			break
 		}
 		if err != nil {
@@ -190,6 +195,8 @@ func interact(ctx context.Context, s *session, in *os.File, out io.Writer) error
 			}
 		}
 	}
+	s.silence()
+	restore() // what is said now has no prompt behind it
 	if s.user == "" {
 		return nil
 	}

@@ -14,6 +14,7 @@ type prompt struct {
 	user   string
 	lost   bool // no node sends messages
 	asking bool // for a password: another prompt stands there
+	shown  string
 }
 
 // update changes the prompt, and draws it anew where a line is being typed.
@@ -21,10 +22,12 @@ func (p *prompt) update(change func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change()
-	if p.t == nil || p.asking {
+	text := p.text()
+	if p.t == nil || p.asking || text == p.shown {
 		return
 	}
-	p.t.SetPrompt(p.text())
+	p.shown = text
+	p.t.SetPrompt(text)
 	_, _ = p.t.Write(nil) // where should it be told
 }
 

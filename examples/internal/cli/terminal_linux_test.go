@@ -123,3 +123,34 @@ func TestRun_Terminal(t *testing.T) {
 		t.Errorf("the password is on the screen: %q", text)
 	}
 }
+
+// TestRun_Left: Ctrl-C in a line that is half typed ends the program below that line, and leaves no prompt behind.
+func TestRun_Left(t *testing.T) {
+	addr := startNode(t)
+	keyboard, tty := openTerminal(t)
+	var out screen
+	go func() { _, _ = io.Copy(&out, keyboard) }() // ends with the terminal
+	done := make(chan int, 1)
+	go func() { done <- Run(t.Context(), "cli", []string{"--servers", addr}, tty, tty, tty) }()
+	for _, step := range [][2]string{
+		{"", "(chat) "}, {"register alice\r", "password: "}, {"correct horse\r", "again: "}, {"correct horse\r", "(chat) "},
+		{"login alice\r", "password: "}, {"correct horse\r", "(alice) "}, {"half", "half"}, {"\x03", "\r\nlogged out\r\n"},
+	} {
+		if _, err := io.WriteString(keyboard, step[0]); err != nil {
+			t.Fatal(err)
+		}
+		out.wait(t, step[1])
+	}
+	if code := <-done; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := io.WriteString(tty, "END"); err != nil {
+		t.Fatal(err)
+	}
+	out.wait(t, "END")
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	if text := out.text.String(); !strings.HasSuffix(text, "logged out\r\nEND") {
+		t.Errorf("behind it stands something: %q", text)
+	}
+}
