@@ -71,6 +71,13 @@ const help = `standalone runs chat.
   standalone replay --data-dir COPY                            try an upgrade on a copied directory
   standalone move-log --data-dir DIR --to pebble|bolt          keep a stopped node's log in the other store
 
+Examples:
+  standalone --id server1 --port 8001                          forms a cluster, and goes on with it the next time
+  standalone --id server2 --port 8002 --join localhost:8001    joins it
+  standalone node --config-file server1.json                   {"id":"server1","port":8001,"data-dir":"data"}
+  standalone client --servers localhost:8001 register alice
+  standalone backup --from localhost:8001 --to monday.backup
+
 Environment:
   CHAT_CLUSTER_SECRET   32 bytes or more that all nodes share; without it a node speaks only to
                         nodes on its own machine
