@@ -69,9 +69,10 @@ type Options struct {
 	// DiskTimeout is how long one call of the disk may take before the node is given up.
 	DiskTimeout time.Duration
 	// SnapshotEvery is how many entries make a snapshot worth while, and KeepEntries how many stay in
-	// the log behind it for followers that lag; 0 for 8,192 and 10,240, which is the most that stay.
+	// the log behind it for followers that lag; 0 for 8,192 and 65,536, which is the most that stay.
 	SnapshotEvery, KeepEntries uint64
 	// SnapshotBytes and KeepBytes are the same in bytes, and whichever is reached first counts; 0 for 64 MiB.
+	// Of a large state more stays, an eighth.
 	SnapshotBytes, KeepBytes uint64
 	// AuditEvery is how long a change waits to be compared with the states of others; 0 for a minute.
 	AuditEvery time.Duration

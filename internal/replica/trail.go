@@ -8,11 +8,13 @@ import (
 )
 
 // raft counts entries: it takes a snapshot after so many, and keeps so many behind it for followers that lag. An
-// entry here may have a hundred bytes or 256 KiB, so that the log could have gigabytes, all of which are read when
-// a node starts. So bytes count, too.
+// entry here may have a hundred bytes or 256 KiB. So the log could have gigabytes, which are read when a node
+// starts, and which an empty follower is sent where a snapshot has less; or it could be cut behind a follower while
+// that installs a snapshot, so that it needs another one, for ever. So bytes count.
 const (
 	logBytes    = 64 << 20
-	keepEntries = 10_240
+	keepPart    = 8       // of the state stays at least: the larger it is, the longer a follower installs it
+	keepEntries = 1 << 16 // and no more
 )
 
 // trail knows how large the newest entries are. It is safe for concurrent use.
@@ -65,14 +67,17 @@ func (t *trail) keep(bytes, entries uint64) (n uint64) {
 // trim bounds the log by bytes; the supervisor calls it. tried is the last entry when it took a snapshot.
 func (r *Replica) trim(e *engine, tried uint64) uint64 {
 	c := e.ReloadableConfig()
-	if keep := r.trail.keep(r.o.KeepBytes, r.config.TrailingLogs); keep != c.TrailingLogs {
+	newest, ok := r.o.FSM.Snapshots().Newest()
+	bytes := r.o.KeepBytes
+	if ok {
+		bytes = max(bytes, uint64(newest.Size)/keepPart)
+		tried = max(tried, newest.Index)
+	}
+	if keep := r.trail.keep(bytes, r.config.TrailingLogs); keep != c.TrailingLogs {
 		c.TrailingLogs = keep
 		if err := e.ReloadConfig(c); err != nil {
 			r.log.Error("cannot bound the log", zap.Error(err))
 		}
-	}
-	if newest, ok := r.o.FSM.Snapshots().Newest(); ok {
-		tried = max(tried, newest.Index)
 	}
 	if r.trail.after(tried) < r.o.SnapshotBytes {
 		return tried
