@@ -22,7 +22,7 @@ import (
 )
 
 // realNodes are n nodes on loopback connections and on disks that are synced, and the one that leads.
-func realNodes(b *testing.B, n int) (all []*Replica, leader *Replica) {
+func realNodes(b *testing.B, n int, store LogStore) (all []*Replica, leader *Replica) {
 	b.Helper()
 	var c node.Cluster
 	lis := make([]net.Listener, n)
@@ -36,7 +36,7 @@ func realNodes(b *testing.B, n int) (all []*Replica, leader *Replica) {
 	c.ID = "bench"
 	dir := b.TempDir()
 	for i, s := range c.Servers {
-		all = append(all, realNode(b, filepath.Join(dir, s.ID), c, s, lis[i]))
+		all = append(all, realNode(b, filepath.Join(dir, s.ID), c, s, lis[i], store))
 	}
 	for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
 		for _, r := range all {
@@ -49,9 +49,9 @@ func realNodes(b *testing.B, n int) (all []*Replica, leader *Replica) {
 	return nil, nil
 }
 
-func realNode(b *testing.B, path string, c node.Cluster, self node.Info, lis net.Listener) *Replica {
+func realNode(b *testing.B, path string, c node.Cluster, self node.Info, lis net.Listener, store LogStore) *Replica {
 	b.Helper()
-	dir, err := OpenDir(path, self.ID, "")
+	dir, err := OpenDir(path, self.ID, store)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func realNode(b *testing.B, path string, c node.Cluster, self node.Info, lis net
 	r = New(Options{
 		NodeID: self.ID, Dir: dir, FSM: f, Peers: calls, Logger: zap.NewNop(), Heartbeat: heartbeat, ProposeTimeout: 10 * time.Second,
 		Transport:  func() Transport { return peer.NewRaft(tunnels, self.Address, heartbeat, hclog.NewNullLogger()) },
-		MaxPending: 1000, MaxPendingBytes: 1 << 20, DiskTimeout: 10 * time.Second, Failed: func() {},
+		MaxPending: 4096, MaxPendingBytes: 4 << 20, DiskTimeout: 10 * time.Second, Failed: func() {},
 	})
 	server := grpc.NewServer()
 	tunnels.Register(server)
@@ -100,7 +100,7 @@ func realNode(b *testing.B, path string, c node.Cluster, self node.Info, lis net
 // BenchmarkLinearizable compares what a read at the leader of three costs, with n readers at a time, by
 // questions to the voters and by a barrier, which is an entry that a majority writes and syncs.
 func BenchmarkLinearizable(b *testing.B) {
-	_, leader := realNodes(b, 3)
+	_, leader := realNodes(b, 3, "")
 	barrier := flight{spawn: leader.spawn, run: func() (uint64, error) {
 		err := leader.wait(leader.raft.Load(), leader.raft.Load().Barrier(0))
 		return leader.Applied(), err
