@@ -16,7 +16,7 @@ const entryFormat = 1
 // EncodeEntry makes the data of a log entry from commands that NewCommand has made. timeMS is the
 // leader's clock.
 func EncodeEntry(timeMS int64, commands []*fsmpb.Command) ([]byte, error) {
-	return proto.Marshal(&fsmpb.Entry{Format: entryFormat, TimeMs: timeMS, Commands: commands})
+	return fsmpb.Append(nil, &fsmpb.Entry{Format: entryFormat, TimeMs: timeMS, Commands: commands})
 }
 
 // Batch collects what several entries change, and writes it at once: data, operations and the

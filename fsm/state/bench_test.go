@@ -20,6 +20,7 @@ func BenchmarkApply(b *testing.B) {
 	text := strings.Repeat("x", 200)
 	var entries [][]byte
 	for n := 0; n < b.N; n += entry {
+		m.nowMS += entry / 20
 		var cs []*Command
 		for i := range min(entry, b.N-n) {
 			cs = append(cs, m.command(alice, m.op(), &SendMessage{Target: ToRoom(rooms[(n+i)%len(rooms)]), Text: text}))

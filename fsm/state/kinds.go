@@ -43,7 +43,7 @@ func NewCommand(a Actor, operationID []byte, payload proto.Message) (*Command, e
 	if !ok {
 		return nil, fmt.Errorf("%T is not the payload of a command", payload)
 	}
-	p, err := proto.Marshal(payload)
+	p, err := fsmpb.Append(nil, payload)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/protobuf/proto"
 
+	"example.com/chat/fsm/fsmpb"
 	"example.com/chat/internal/chaterr"
 )
 
@@ -78,7 +79,7 @@ func (r *reader) check(k []byte, err error) (ok bool) {
 // get reads the record under k into m.
 func (r *reader) get(k []byte, m proto.Message) (found bool) {
 	return r.value(k, func(v []byte) error {
-		if err := proto.Unmarshal(v, m); err != nil {
+		if err := fsmpb.Unmarshal(v, m); err != nil {
 			return fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
 		}
 		return nil
@@ -131,7 +132,7 @@ func (r *reader) scanPrefix(prefix []byte, f func(k, v []byte) bool) {
 
 // decode is get for a value that is at hand.
 func (r *reader) decode(k, v []byte, m proto.Message) (ok bool) {
-	if err := proto.Unmarshal(v, m); err != nil {
+	if err := fsmpb.Unmarshal(v, m); err != nil {
 		r.fail(k, fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err))
 		return false
 	}

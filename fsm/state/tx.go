@@ -51,7 +51,7 @@ func (t *tx) do(s step) *Result {
 
 // put writes a record.
 func (t *tx) put(k []byte, m proto.Message) {
-	v, err := proto.Marshal(m)
+	v, err := fsmpb.Append(nil, m)
 	if t.check(k, err) {
 		t.set(k, v)
 	}

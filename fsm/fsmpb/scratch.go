@@ -1,0 +1,88 @@
+package fsmpb
+
+import "google.golang.org/protobuf/proto"
+
+// Scratch is memory for the messages of one entry, which the next one uses again. Whoever has
+// messages from it must be done with them by then.
+type Scratch struct {
+	entry    Entry
+	commands slab[Command]
+	sends    slab[send]
+}
+
+type send struct {
+	message SendMessage
+	room    SendMessage_Room
+}
+
+// slab gives places for values; those of before stay where they are.
+type slab[T any] struct {
+	values []T
+	used   int
+}
+
+// slabMax is how many values a slab keeps room for from one entry to the next.
+const slabMax = 4096
+
+func (s *slab[T]) next() *T {
+	if s.used == len(s.values) {
+		s.values, s.used = make([]T, max(16, 2*len(s.values))), 0
+	}
+	s.used++
+	return &s.values[s.used-1]
+}
+
+func (s *slab[T]) again() {
+	if s.used = 0; len(s.values) > slabMax {
+		s.values = nil
+	}
+}
+
+// Entry is proto.Unmarshal for an entry, of which the bytes in its commands are those of b.
+func (s *Scratch) Entry(b []byte) (*Entry, error) {
+	s.commands.again()
+	s.sends.again()
+	if s.parse(b) {
+		return &s.entry, nil
+	}
+	e := new(Entry)
+	return e, proto.Unmarshal(b, e)
+}
+
+func (s *Scratch) parse(b []byte) bool {
+	e := &s.entry
+	commands := e.Commands[:0]
+	e.Reset()
+	e.Commands = commands
+	for len(b) > 0 {
+		tag, n, v, rest, ok := next(b)
+		switch {
+		case !ok:
+			return false
+		case tag == 1<<3:
+			e.Format = uint32(n)
+		case tag == 2<<3:
+			e.TimeMs = int64(n)
+		case tag == 3<<3|block:
+			c := s.commands.next()
+			if !c.alias(v) {
+				return false
+			}
+			e.Commands = append(e.Commands, c)
+		default:
+			return false
+		}
+		b = rest
+	}
+	return true
+}
+
+// Send is proto.Unmarshal for the payload of a SendMessage.
+func (s *Scratch) Send(b []byte) (*SendMessage, error) {
+	m := s.sends.next()
+	if m.message.parseInto(b, &m.room) {
+		return &m.message, nil
+	}
+	other := new(SendMessage)
+	return other, proto.Unmarshal(b, other)
+}
