@@ -86,3 +86,41 @@ func (s *Scratch) Send(b []byte) (*SendMessage, error) {
 	other := new(SendMessage)
 	return other, proto.Unmarshal(b, other)
 }
+
+// Records is memory for the records that a command reads. Nil gives new memory each time.
+type Records struct {
+	accounts slab[Account]
+	rooms    slab[Room]
+	members  slab[Member]
+}
+
+// Again uses the memory of all records of before for those that follow.
+func (r *Records) Again() {
+	r.accounts.again()
+	r.rooms.again()
+	r.members.again()
+}
+
+// Account is memory for an account, with anything in it.
+func (r *Records) Account() *Account {
+	if r == nil {
+		return new(Account)
+	}
+	return r.accounts.next()
+}
+
+// Room is memory for a room, with anything in it.
+func (r *Records) Room() *Room {
+	if r == nil {
+		return new(Room)
+	}
+	return r.rooms.next()
+}
+
+// Member is memory for a member, with anything in it.
+func (r *Records) Member() *Member {
+	if r == nil {
+		return new(Member)
+	}
+	return r.members.next()
+}

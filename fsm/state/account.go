@@ -64,8 +64,8 @@ func (t *tx) deleteAccount(c *DeleteAccount) *Result {
 
 // account is nil when there never was one.
 func (r *reader) account(id uint64) *fsmpb.Account {
-	a := new(fsmpb.Account)
-	if !r.get(key(keyAccount, id), a) {
+	a := r.records.Account()
+	if !r.get(r.at(keyAccount, id), a) {
 		return nil
 	}
 	return a

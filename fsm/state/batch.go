@@ -1,7 +1,9 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/protobuf/proto"
@@ -24,12 +26,14 @@ func EncodeEntry(timeMS int64, commands []*fsmpb.Command) ([]byte, error) {
 // one. A new Batch is begun when the last one is committed or closed.
 type Batch struct {
 	s      *State
-	b      *pebble.Batch
+	b      *pebble.Batch // what commands never read, and operations; the rest waits in the cache
 	meta   *fsmpb.Meta
+	tx     tx // the command at work
 	sum    sum
 	events []Event
 	panics []Panic
 	number uint32 // of the entry's next event
+	done   done
 }
 
 // NewBatch begins a batch.
@@ -38,7 +42,9 @@ func (s *State) NewBatch() *Batch {
 		s.cache.clear()
 	}
 	s.begun = true
-	return &Batch{s: s, b: s.db.NewIndexedBatch(), meta: proto.CloneOf(s.meta)}
+	b := &Batch{s: s, b: s.db.NewBatch(), meta: proto.CloneOf(s.meta)}
+	b.tx = tx{reader: reader{r: s.db, cache: s.cache, records: &s.scratch.records}, b: b, scratch: &s.scratch}
+	return b
 }
 
 // Apply carries out the commands of one entry and returns a result for each.
@@ -59,6 +65,8 @@ func (b *Batch) Apply(index, term uint64, data []byte) ([]*Result, error) {
 	if err := b.forget(); err != nil {
 		return nil, err
 	}
+	b.events = slices.Grow(b.events, len(steps))
+	b.tx.results = make([]Result, len(steps))
 	results := make([]*Result, len(steps))
 	for i, s := range steps {
 		if results[i], err = b.run(i, s); err != nil {
@@ -82,14 +90,20 @@ func (b *Batch) Commit() ([]Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.b.Set([]byte{keyMeta}, v, nil); err != nil {
+	if err := b.set(change{[]byte{keyMeta}, v}); err != nil {
 		return nil, err
+	}
+	for _, e := range b.s.cache.written {
+		if err := b.set(change{[]byte(e.key), e.value}); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return nil, fmt.Errorf("commit a batch of the state: %w", err)
 	}
+	b.s.cache.committed()
 	b.s.meta, b.s.begun = b.meta, false
-	return b.events, nil
+	return b.events, b.b.Close()
 }
 
 // Panics are the commands that were left out because they panicked.
@@ -108,28 +122,29 @@ type step struct {
 // decode reads all of an entry before any of it is applied. Fields that this binary does not know
 // are the work of a newer one, which would apply the entry differently.
 func (b *Batch) decode(index uint64, data []byte) ([]step, int64, error) {
-	var e fsmpb.Entry
-	if err := proto.Unmarshal(data, &e); err != nil {
+	e, err := b.s.scratch.entry.Entry(data)
+	if err != nil {
 		return nil, 0, fmt.Errorf("entry %d: %w: %w", index, chaterr.ErrCorrupt, err)
 	}
-	if e.Format != entryFormat || unknown(&e) {
+	if e.Format != entryFormat || unknown(e) {
 		return nil, 0, fmt.Errorf("entry %d has format %d, this binary knows format %d: %w", index, e.Format, entryFormat, chaterr.ErrUpgradeNeeded)
 	}
-	steps := make([]step, len(e.Commands))
+	steps := b.s.scratch.steps[:0]
 	for i, c := range e.Commands {
 		k := kinds[c.Kind]
 		if k == nil || k.since > b.meta.Level || unknown(c) {
 			return nil, 0, fmt.Errorf("entry %d, command %d is of kind %d, this binary supports level %d and the cluster is at level %d: %w",
 				index, i, c.Kind, CurrentLevel, b.meta.Level, chaterr.ErrUpgradeNeeded)
 		}
-		p := k.empty()
-		if err := proto.Unmarshal(c.Payload, p); err != nil {
+		p, err := b.s.scratch.payload(k, c)
+		if err != nil {
 			p = nil // the same on every node
 		} else if unknown(p) {
 			return nil, 0, fmt.Errorf("entry %d, command %d: a %v with unknown fields: %w", index, i, c.Kind, chaterr.ErrUpgradeNeeded)
 		}
-		steps[i] = step{c, k, p}
+		steps = append(steps, step{c, k, p})
 	}
+	b.s.scratch.steps = steps
 	return steps, e.TimeMs, nil
 }
 
@@ -137,10 +152,14 @@ func unknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) >
 
 // run carries out one command. A command that is refused leaves no trace.
 func (b *Batch) run(number int, s step) (*Result, error) {
-	t := &tx{reader: reader{r: b.b, cache: b.s.cache}, b: b, account: s.command.Account, session: s.command.Session, lastID: b.meta.LastId}
+	t := &b.tx
+	t.begin(s)
 	r, p := t.guarded(s)
 	if t.err != nil {
 		return nil, t.err
+	}
+	if p != nil || r.Reason != fsmpb.Reason_REASON_UNSPECIFIED || r.Duplicate {
+		b.events = b.events[:t.before]
 	}
 	if p != nil {
 		return r, b.quarantine(number, s, p)
@@ -153,8 +172,10 @@ func (b *Batch) run(number int, s step) (*Result, error) {
 			return nil, err
 		}
 	}
-	b.events = append(b.events, t.events...)
-	b.number += uint32(len(t.events))
+	if len(s.command.OperationId) > 0 {
+		b.carriedOut(t, s.command, r)
+	}
+	b.number += uint32(len(b.events) - t.before)
 	b.meta.LastId = t.lastID
 	if b.hashes() && !s.kind.audits {
 		b.meta.Changes++
@@ -162,14 +183,17 @@ func (b *Batch) run(number int, s step) (*Result, error) {
 	return r, nil
 }
 
+// write takes over what a command has written, for good: its memory is used again.
 func (b *Batch) write(c change) error {
 	b.sum.change(c)
-	switch {
-	case caches(c.key):
-		b.s.cache.put(c.key, c.value)
-	case c.key[0] == keyOperation:
-		b.s.recent.add(c.key)
+	if caches(c.key) {
+		b.s.cache.write(c.key, bytes.Clone(c.value))
+		return nil
 	}
+	return b.set(c)
+}
+
+func (b *Batch) set(c change) error {
 	if c.value == nil {
 		return b.b.Delete(c.key, nil)
 	}

@@ -19,33 +19,43 @@ func TestCache(t *testing.T) {
 			want[k] = fmt.Sprint(i)
 			if r.IntN(4) == 0 {
 				delete(want, k)
-				c.put([]byte(k), nil)
+				c.write([]byte(k), nil)
 			} else {
-				c.put([]byte(k), []byte(want[k]))
+				c.write([]byte(k), []byte(want[k]))
 			}
 		}
-		v, known := c.get([]byte(k))
-		if !known {
+		if r.IntN(5) == 0 {
+			c.committed()
+		}
+		e := c.get([]byte(k))
+		if e == nil {
+			for _, w := range c.written {
+				if w.key == k {
+					t.Fatalf("%s was written by the batch at work, and is forgotten", k)
+				}
+			}
 			continue
 		}
+		v := e.value
 		hits++
 		if text, there := want[k]; string(v) != text || (v != nil) != there {
 			t.Fatalf("%s is %q, %v, want %q, %v", k, v, v != nil, text, there)
 		}
 	}
+	c.committed()
 	size := 0
-	for _, m := range []map[string][]byte{c.young, c.old} {
-		for k, v := range m {
-			size += len(k) + len(v) + cacheCost
+	for _, m := range []map[string]*cached{c.young, c.old} {
+		for k, e := range m {
+			size += len(k) + len(e.value) + cacheCost
 		}
 	}
-	if hits < 1000 || size > 2*limit+100 {
+	if hits < 1000 || size > 2*limit+2000 {
 		t.Errorf("%d hits, and %d bytes at the end", hits, size)
 	}
 	if c.clear(); c.bytes != 0 || c.limit != limit {
 		t.Errorf("cleared: %+v", c)
 	}
-	if _, known := c.get([]byte("a1")); known {
+	if e := c.get([]byte("a1")); e != nil || len(c.written) > 0 {
 		t.Error("it knows something after it was cleared")
 	}
 }

@@ -64,11 +64,15 @@ func changesOf(b *testing.B, batch *Batch) (changes []change) {
 			b.Fatal(err)
 		}
 		if !ok {
-			return changes
+			break
 		}
 		if kind != pebble.InternalKeyKindSet {
 			v = nil
 		}
 		changes = append(changes, change{k, v})
 	}
+	for _, e := range batch.s.cache.written { // the last values alone
+		changes = append(changes, change{[]byte(e.key), e.value})
+	}
+	return changes
 }

@@ -25,8 +25,11 @@ const (
 
 // key makes a key of a letter and numbers.
 func key(letter byte, numbers ...uint64) []byte {
-	b := make([]byte, 1, 1+8*len(numbers)+12)
-	b[0] = letter
+	return appendKey(make([]byte, 0, 1+8*len(numbers)+12), letter, numbers...)
+}
+
+func appendKey(b []byte, letter byte, numbers ...uint64) []byte {
+	b = append(b, letter)
 	for _, n := range numbers {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}

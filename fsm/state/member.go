@@ -49,8 +49,8 @@ func (t *tx) leave(room uint64, rec *fsmpb.Room, m *fsmpb.Member, a *fsmpb.Accou
 
 // member is nil for who never was in the room.
 func (r *reader) member(account, room uint64) *fsmpb.Member {
-	m := new(fsmpb.Member)
-	if !r.get(key(keyMember, account, room), m) {
+	m := r.records.Member()
+	if !r.get(r.at(keyMember, account, room), m) {
 		return nil
 	}
 	return m

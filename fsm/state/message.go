@@ -32,13 +32,13 @@ func (t *tx) sendMessage(c *SendMessage) *Result {
 	}
 	rec.LastSeq++
 	p := t.emit(Event{Kind: MessageSent, Room: room, Account: t.account, Name: t.nameOf(t.account), Seq: rec.LastSeq, Text: c.Text})
-	t.put(key(keyMessage, room, rec.LastSeq), &fsmpb.Message{
-		Index: p.Index, Number: p.Number, TimeMs: t.b.meta.TimeMs, Sender: t.account, Text: c.Text,
-	})
+	msg := &t.message
+	msg.Index, msg.Number, msg.TimeMs, msg.Sender, msg.Text = p.Index, p.Number, t.b.meta.TimeMs, t.account, c.Text
+	t.put(t.newKey(keyMessage, room, rec.LastSeq), msg)
 	t.putRoom(room, rec, p)
 	m.ReadSeq = rec.LastSeq
-	t.put(key(keyMember, t.account, room), m)
-	return &Result{Room: room, Seq: rec.LastSeq}
+	t.put(t.newKey(keyMember, t.account, room), m)
+	return t.answer(room, rec.LastSeq)
 }
 
 // hideMessages takes messages out of the actor's own view.

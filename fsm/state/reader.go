@@ -18,10 +18,18 @@ import (
 // reads as missing; who uses a reader looks at err once, at the end, before believing anything.
 type reader struct {
 	r   pebble.Reader
-	own []change // not yet in r; the last one counts
 	err error
 
-	cache *cache // of what r has; nil for none
+	// What follows is for commands alone.
+	cache   *cache         // of what r has, and what the batch has written since; nil for none
+	own     []change       // of the command, not yet there; the last one counts
+	records *fsmpb.Records // memory for records; nil for new memory
+	key     [1 + 2*8]byte  // of the last record that was looked for
+}
+
+// at makes a key that is good until the next one.
+func (r *reader) at(letter byte, numbers ...uint64) []byte {
+	return appendKey(r.key[:0], letter, numbers...)
 }
 
 // change is one write: a nil value removes the key.
@@ -46,16 +54,16 @@ func (r *reader) value(k []byte, f func([]byte) error) (found bool) {
 			return r.check(k, f(c.value))
 		}
 	}
-	cached := r.cache != nil && caches(k)
-	if cached {
-		if v, known := r.cache.get(k); known {
-			return v != nil && r.check(k, f(v))
+	keep := r.cache != nil && caches(k)
+	if keep {
+		if e := r.cache.get(k); e != nil {
+			return e.value != nil && r.check(k, f(e.value))
 		}
 	}
 	v, closer, err := getFrom(r.r, k)
 	if errors.Is(err, pebble.ErrNotFound) {
-		if cached {
-			r.cache.put(k, nil)
+		if keep {
+			r.cache.keep(k, nil)
 		}
 		return false
 	}
@@ -63,8 +71,8 @@ func (r *reader) value(k []byte, f func([]byte) error) (found bool) {
 		return r.check(k, err)
 	}
 	defer func() { _ = closer.Close() }() // the value was read; Close has nothing to add
-	if cached {
-		r.cache.put(k, append([]byte{}, v...))
+	if keep {
+		r.cache.keep(k, append([]byte{}, v...))
 	}
 	return r.check(k, f(v))
 }
@@ -100,9 +108,40 @@ func (r *reader) id(k []byte) (id uint64) {
 	return id
 }
 
-// scan calls f for the records from lower up to upper, in order, until it returns false. It does
-// not see the reader's own changes. The slices are only good during the call.
+// scan calls f for the records from lower up to upper, in order, until it returns false. A command's
+// scan sees what earlier commands of the batch have written, and not what it has written itself. The
+// slices are only good during the call.
 func (r *reader) scan(lower, upper []byte, f func(k, v []byte) bool) {
+	if r.cache == nil {
+		r.scanStore(lower, upper, f)
+		return
+	}
+	written, more := r.cache.between(lower, upper), true
+	first := func() { // calls f for the first one written
+		e := written[0]
+		written = written[1:]
+		more = e.value == nil || f([]byte(e.key), e.value)
+	}
+	r.scanStore(lower, upper, func(k, v []byte) bool {
+		for more && len(written) > 0 && written[0].key < string(k) {
+			first()
+		}
+		switch {
+		case !more:
+		case len(written) > 0 && written[0].key == string(k):
+			first()
+		default:
+			more = f(k, v)
+		}
+		return more
+	})
+	for more && len(written) > 0 && r.err == nil {
+		first()
+	}
+}
+
+// scanStore is scan over what the store has.
+func (r *reader) scanStore(lower, upper []byte, f func(k, v []byte) bool) {
 	if r.err != nil {
 		return
 	}

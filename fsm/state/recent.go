@@ -25,9 +25,6 @@ type recent struct {
 	limit int
 }
 
-// operationID is an id with its account, as in the key of the operation.
-type operationID [24]byte
-
 // newRecent begins with what a store has: all of its ids were made before floor.
 func newRecent(db *pebble.DB, limit int) (*recent, error) {
 	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte{keyOperation}, UpperBound: []byte{keyOperation + 1}})
@@ -44,21 +41,21 @@ func newRecent(db *pebble.DB, limit int) (*recent, error) {
 	return r, it.Close()
 }
 
-// fresh reports that there is no operation under a key.
-func (r *recent) fresh(k []byte) bool {
-	if ulidTime(k[1:]) < r.floor {
+// fresh reports that an operation was not carried out.
+func (r *recent) fresh(id operationID) bool {
+	if ulidTime(id[:]) < r.floor {
 		return false
 	}
-	_, known := r.ids[operationID(k[1:])]
+	_, known := r.ids[id]
 	return !known
 }
 
-// add notes that there is, or may be, an operation under a key.
-func (r *recent) add(k []byte) {
-	if ulidTime(k[1:]) < r.floor {
+// add notes that an operation was carried out, or may have been.
+func (r *recent) add(id operationID) {
+	if ulidTime(id[:]) < r.floor {
 		return
 	}
-	if r.ids[operationID(k[1:])] = struct{}{}; len(r.ids) >= r.limit {
+	if r.ids[id] = struct{}{}; len(r.ids) >= r.limit {
 		r.halve()
 	}
 }

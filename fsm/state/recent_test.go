@@ -35,7 +35,7 @@ func TestRecent(t *testing.T) {
 			op[i] = byte(r.Uint32())
 		}
 		told++
-		if m.s.recent.fresh(operationKey(op, alice.Account)) {
+		if m.s.recent.fresh(operationOf(&Command{OperationId: op, Account: alice.Account})) {
 			fresh++
 		}
 		send := &SendMessage{Target: ToRoom(room), Text: "x"}

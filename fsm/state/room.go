@@ -109,8 +109,8 @@ func directKey(a, b uint64) []byte { return key(keyDirect, min(a, b), max(a, b))
 
 // room is nil when there is none.
 func (r *reader) room(id uint64) *fsmpb.Room {
-	rec := new(fsmpb.Room)
-	if !r.get(key(keyRoom, id), rec) {
+	rec := r.records.Room()
+	if !r.get(r.at(keyRoom, id), rec) {
 		return nil
 	}
 	return rec
@@ -118,7 +118,7 @@ func (r *reader) room(id uint64) *fsmpb.Room {
 
 func (t *tx) putRoom(id uint64, rec *fsmpb.Room, last Position) {
 	rec.LastIndex, rec.LastNumber = last.Index, last.Number
-	t.put(key(keyRoom, id), rec)
+	t.put(t.newKey(keyRoom, id), rec)
 }
 
 // peer is the other one of a direct room; 0 when it is no direct room.

@@ -76,7 +76,7 @@ func (t *tx) endSession(account, session uint64) {
 
 // alive reports whether a session may act: it has not ended, and is not too old in log time.
 func (r *reader) alive(a Actor, nowMS int64) (ok bool) {
-	r.value(key(keySession, a.Account, a.Session), func(v []byte) error {
+	r.value(r.at(keySession, a.Account, a.Session), func(v []byte) error {
 		ok = !expired(int64(binary.BigEndian.Uint64(v)), nowMS)
 		return nil
 	})

@@ -27,6 +27,8 @@ type State struct {
 	cache  *cache  // as of the last batch that was begun
 	recent *recent // the same
 	begun  bool    // that batch was not committed yet
+
+	scratch scratch
 }
 
 // Open reads what the store says of itself; an empty store is the state before the first entry.
