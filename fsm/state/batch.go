@@ -173,7 +173,7 @@ func (b *Batch) run(number int, s step) (*Result, error) {
 		}
 	}
 	if len(s.command.OperationId) > 0 {
-		b.carriedOut(t, s.command, r)
+		b.carriedOut(t, r)
 	}
 	b.number += uint32(len(b.events) - t.before)
 	b.meta.LastId = t.lastID

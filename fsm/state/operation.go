@@ -17,16 +17,17 @@ func (t *tx) firstResult(c *Command) *Result {
 	if len(c.OperationId) != 16 {
 		return refused(fsmpb.Reason_REASON_INVALID)
 	}
-	var o *fsmpb.Operation
+	t.op = operationOf(c)
 	switch made, now := ulidTime(c.OperationId), t.b.meta.TimeMs; {
 	case made < now-OperationWindow.Milliseconds():
 		return refused(fsmpb.Reason_REASON_OPERATION_TOO_OLD)
 	case made > now+OperationSkew.Milliseconds():
 		return refused(fsmpb.Reason_REASON_OPERATION_FROM_FUTURE)
-	case t.b.s.recent.fresh(operationOf(c)):
+	case t.b.s.recent.fresh(&t.op):
 		return nil
 	}
-	if o = t.b.done.get(operationOf(c)); o == nil {
+	o := t.b.done.get(&t.op)
+	if o == nil {
 		if o = new(fsmpb.Operation); !t.get(operationKey(c.OperationId, c.Account), o) {
 			return nil
 		}
@@ -48,16 +49,16 @@ func operationOf(c *Command) (id operationID) {
 	return id
 }
 
-func (t *tx) newOperationKey(c *Command) []byte {
-	id, at := operationOf(c), len(t.buf)
-	t.buf = append(append(t.buf, keyOperation), id[:]...)
+func (t *tx) newOperationKey() []byte {
+	at := len(t.buf)
+	t.buf = append(append(t.buf, keyOperation), t.op[:]...)
 	return t.buf[at:len(t.buf):len(t.buf)]
 }
 
 // carriedOut remembers an operation, which the store does not know before the batch is committed.
-func (b *Batch) carriedOut(t *tx, c *Command, r *Result) {
-	b.s.recent.add(operationOf(c))
-	b.done.add(operation{operationOf(c), t.intent, r})
+func (b *Batch) carriedOut(t *tx, r *Result) {
+	b.s.recent.add(&t.op)
+	b.done.add(operation{t.op, t.intent, r})
 }
 
 // operation is one that was carried out.
@@ -81,14 +82,14 @@ func (d *done) add(o operation) {
 }
 
 // get makes the record of an operation; nil when it is not one of the batch.
-func (d *done) get(id operationID) *fsmpb.Operation {
+func (d *done) get(id *operationID) *fsmpb.Operation {
 	if d.index == nil {
 		d.index = make(map[operationID]int, len(d.list))
 		for i, o := range d.list {
 			d.index[o.id] = i
 		}
 	}
-	i, ok := d.index[id]
+	i, ok := d.index[*id]
 	if !ok {
 		return nil
 	}

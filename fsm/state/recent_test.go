@@ -35,7 +35,7 @@ func TestRecent(t *testing.T) {
 			op[i] = byte(r.Uint32())
 		}
 		told++
-		if m.s.recent.fresh(operationOf(&Command{OperationId: op, Account: alice.Account})) {
+		if m.fresh(op, alice) {
 			fresh++
 		}
 		send := &SendMessage{Target: ToRoom(room), Text: "x"}
@@ -61,7 +61,43 @@ func TestRecent(t *testing.T) {
 			m.s.recent.limit = 100
 		}
 	}
-	if fresh < told/3 || len(m.s.recent.ids) > 100 {
+	if fresh < told/3 || m.s.recent.count > 100 {
 		t.Errorf("%d of %d new ids were known to be new", fresh, told)
+	}
+}
+
+func (m *machine) fresh(op []byte, a Actor) bool {
+	id := operationOf(&Command{OperationId: op, Account: a.Account})
+	return m.s.recent.fresh(&id)
+}
+
+// TestRecent_Ahead: clocks that are fast do not drive out the ids of now, nor does it grow without
+// limit when few ids come at a time.
+func TestRecent_Ahead(t *testing.T) {
+	m := newMachine(t)
+	m.s.recent.limit = recentOperations
+	alice := m.user("alice")
+	at := func(ms int64, n uint64) *operationID {
+		id := operationOf(&Command{OperationId: firstULID(ms), Account: alice.Account + n})
+		return &id
+	}
+	r := m.s.recent
+	for ms := int64(0); ms <= OperationSkew.Milliseconds(); ms += recentSpan / 2 {
+		r.add(at(m.nowMS+ms, 0))
+	}
+	if !r.fresh(at(m.nowMS, 1)) || r.fresh(at(m.nowMS, 0)) {
+		t.Error("ids of now are not known")
+	}
+	for ms := int64(0); ms < 10*recentSpan*recentSpans; ms += recentSpan {
+		r.add(at(m.nowMS+ms, 1))
+		if len(r.spans) > recentSpans || r.count > 4*recentSpans {
+			t.Fatalf("%d ids in %d spans", r.count, len(r.spans))
+		}
+	}
+	for n := range uint64(3 * recentOperations) { // all of one time
+		r.add(at(m.nowMS+20*recentSpan*recentSpans, n))
+	}
+	if r.count >= recentOperations {
+		t.Errorf("%d ids", r.count)
 	}
 }

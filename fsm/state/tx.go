@@ -37,6 +37,7 @@ type tx struct {
 	lastID  uint64
 	results []Result // of the entry's commands from this one on
 	buf     []byte   // keys and values of own
+	op      operationID
 	intent  [intentSize]byte
 
 	operation fsmpb.Operation // memory for the record, and so is this
@@ -67,7 +68,7 @@ func (t *tx) run(s step) *Result {
 	r := t.do(s)
 	if r.Reason == fsmpb.Reason_REASON_UNSPECIFIED {
 		t.operation.Intent, t.operation.Result = t.intent[:], r
-		t.put(t.newOperationKey(c), &t.operation)
+		t.put(t.newOperationKey(), &t.operation)
 	}
 	return r
 }
