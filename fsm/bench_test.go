@@ -3,7 +3,7 @@ package fsm
 import (
 	"encoding/binary"
 	"fmt"
-	"strings"
+	"math/rand/v2"
 	"syscall"
 	"testing"
 	"time"
@@ -22,10 +22,16 @@ type chatter struct {
 	rooms []uint64
 	index uint64
 	sent  uint64
+	text  string // to take pieces of
 }
 
 func newChatter(b testing.TB, m *machine, users, rooms int) *chatter {
-	c := &chatter{b: b, m: m}
+	r := rand.New(rand.NewPCG(1, 2))
+	letters := make([]byte, 1<<16)
+	for i := range letters {
+		letters[i] = " abcdefghijklmnopqrstuvwxyzabcde"[r.IntN(32)]
+	}
+	c := &chatter{b: b, m: m, text: string(letters)}
 	c.must(state.Actor{}, command(b, state.Actor{}, nil, &state.FormCluster{ClusterId: "c"}))
 	c.must(state.Actor{}, command(b, state.Actor{}, nil, &state.RaiseLevel{Level: state.CurrentLevel}))
 	for i := range users {
@@ -62,13 +68,13 @@ func (c *chatter) entry(n int) *raft.Log {
 	c.b.Helper()
 	c.index++
 	now := epoch + int64(c.sent/20)
-	text := strings.Repeat("x", 200)
 	var cs []*state.Command
 	for range n {
 		c.sent++
 		op := binary.BigEndian.AppendUint64(nil, uint64(now)<<16|c.sent*7919%(1<<16))
 		op = binary.BigEndian.AppendUint64(op, c.sent*0x9e3779b97f4a7c15)
-		send := &state.SendMessage{Target: state.ToRoom(c.rooms[c.sent*7919%uint64(len(c.rooms))]), Text: text}
+		from := int(c.sent*0x9e3779b97f4a7c15>>32) % (len(c.text) - 200)
+		send := &state.SendMessage{Target: state.ToRoom(c.rooms[c.sent*7919%uint64(len(c.rooms))]), Text: c.text[from : from+200]}
 		cs = append(cs, command(c.b, c.users[c.sent%uint64(len(c.users))], op, send))
 	}
 	return entry(c.b, c.index, now, cs...)
