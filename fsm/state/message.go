@@ -96,15 +96,23 @@ func (v *View) Messages(account, room, first, last uint64, down bool, scan int, 
 	if down {
 		seq, step = last, ^uint64(0) // minus one
 	}
+	hidden := v.walk(key(keyHide, account, room), first, last, down)
+	messages := v.walk(key(keyMessage, room), first, last, down)
+	defer func() {
+		hidden.close()
+		messages.close()
+		err = v.err
+	}()
+	var m fsmpb.Message
 	for ; first <= seq && seq <= last && v.err == nil; seq += step {
 		if scan--; scan < 0 {
 			return seq, v.err
 		}
-		if v.has(key(keyHide, account, room, seq)) {
+		if _, ok := hidden.to(seq); ok {
 			continue
 		}
-		m := v.message(room, seq)
-		if m == nil {
+		value, ok := messages.to(seq)
+		if !ok || !v.decode(key(keyMessage, room, seq), value, &m) {
 			continue
 		}
 		name, ok := names[m.Sender]

@@ -127,13 +127,20 @@ func (s *source) advance(v *View) bool {
 	return true
 }
 
-// firstAfter is the number of the first message of a room after a position, by bisection: numbers
-// and positions grow together.
+// firstAfter is the number of the first message of a room after a position: numbers and positions grow
+// together. It is looked for from the end, in steps that double, and then by bisection: most who ask
+// have missed little, and the cost is that of what they have missed.
 func (v *View) firstAfter(room, last uint64, p Position) uint64 {
-	return 1 + uint64(sort.Search(int(last), func(i int) bool {
-		m := v.message(room, uint64(i)+1)
+	after := func(seq uint64) bool {
+		m := v.message(room, seq)
 		return m == nil || cursor.At(m.Index, m.Number).After(p)
-	}))
+	}
+	before, first := last, last+1 // first is after the position, and before is not, once found
+	for step := uint64(1); before > 0 && after(before); step *= 2 {
+		first = before
+		before -= min(step, before)
+	}
+	return before + 1 + uint64(sort.Search(int(first-before-1), func(i int) bool { return after(before + 1 + uint64(i)) }))
 }
 
 // roomEvent is the first event of a room after a position that is not a message.

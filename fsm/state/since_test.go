@@ -2,10 +2,12 @@ package state
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/protobuf/proto"
 
 	"example.com/chat/internal/cursor"
@@ -160,4 +162,50 @@ func describe(events []Event) (lines []string) {
 		lines = append(lines, fmt.Sprintf("\n%d.%d kind %d room %d account %d seq %d", e.Index, e.Number, e.Kind, e.Room, e.Account, e.Seq))
 	}
 	return lines
+}
+
+// TestFirstAfter: from every position of a room, the first message after it, and looked for near the end when
+// that is where it is.
+func TestFirstAfter(t *testing.T) {
+	m := newMachine(t)
+	alice := m.user("alice")
+	room := m.must(alice, &CreateRoom{Name: "room"}).Room
+	const last = 70
+	at := []Position{{}} // of message i
+	for range last {
+		r := m.must(alice, &SendMessage{Target: ToRoom(room), Text: "x"})
+		at = append(at, cursor.At(r.Index, r.Number))
+	}
+	for n := range uint64(last + 1) {
+		v := m.view()
+		for seq := range uint64(last + 1) {
+			want := min(seq, n) + 1
+			if got := v.firstAfter(room, n, at[seq]); got != want {
+				t.Errorf("of %d messages, the first after number %d is %d, want %d", n, seq, got, want)
+			}
+		}
+	}
+	v := m.view()
+	if err := m.db.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	reads := &counting{Reader: v.r}
+	v.r = reads
+	for seq, limit := range map[uint64]int{last - 1: 3, last - 8: 9, 0: 15} {
+		reads.n = 0
+		if got := v.firstAfter(room, last, at[seq]); got != seq+1 || reads.n > limit {
+			t.Errorf("found %d after %d with %d reads", got, seq, reads.n)
+		}
+	}
+}
+
+// counting counts reads.
+type counting struct {
+	pebble.Reader
+	n int
+}
+
+func (c *counting) Get(k []byte) ([]byte, io.Closer, error) {
+	c.n++
+	return c.Reader.Get(k)
 }

@@ -1,0 +1,115 @@
+package fsm
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"example.com/chat/fsm/state"
+	"example.com/chat/internal/cursor"
+)
+
+// benchMessages is so small that a run of all benchmarks is quick; goals are about 1,000,000 and more.
+var benchMessages = flag.Int("messages", 20_000, "how many messages there are when a benchmark of reads or snapshots begins")
+
+// filled has that many messages in some rooms, all of them in tables, as after a while.
+func filled(b *testing.B, messages, users, rooms int) *chatter {
+	b.Helper()
+	m := newMachine(b)
+	m.o.Publish = func([]state.Event) {}
+	c := newChatter(b, m, users, rooms)
+	for n := 0; n < messages; n += 256 {
+		if _, err := Results(m.Apply(c.entry(min(256, messages-n)))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := m.flush(m.store, nil); err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
+
+// quantiles reports how long operations took.
+func quantiles(b *testing.B, took []time.Duration) {
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Nanoseconds()), "p50-ns")
+	b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds()), "p99-ns")
+}
+
+// BenchmarkHistory reads pages of 50 messages anywhere in one long room, each in a view of its own.
+func BenchmarkHistory(b *testing.B) {
+	c := filled(b, *benchMessages, 4, 1)
+	r := rand.New(rand.NewPCG(1, 2))
+	const page = 50
+	var took []time.Duration
+	for b.Loop() {
+		last, down := page+r.Uint64N(uint64(*benchMessages-page+1)), r.IntN(2) == 0
+		start := time.Now()
+		v, err := c.m.View()
+		if err != nil {
+			b.Fatal(err)
+		}
+		n := 0
+		_, err = v.Messages(c.users[0].Account, c.rooms[0], last-page+1, last, down, 1000, func(state.Message) bool { n++; return true })
+		if err != nil || v.Close() != nil || n != page {
+			b.Fatalf("%d messages before number %d: %v", n, last, err)
+		}
+		took = append(took, time.Since(start))
+	}
+	quantiles(b, took)
+}
+
+// BenchmarkResume reads what 100 messages a stream has missed, in histories of different lengths: the cost
+// must be that of what was missed.
+func BenchmarkResume(b *testing.B) {
+	for _, part := range []int{10, 1} {
+		messages := *benchMessages / part
+		b.Run(fmt.Sprintf("messages=%d", messages), func(b *testing.B) {
+			c := filled(b, messages, 4, 100)
+			from := cursor.EndOf(c.index)
+			if _, err := Results(c.m.Apply(c.entry(100))); err != nil {
+				b.Fatal(err)
+			}
+			var took []time.Duration
+			b.ResetTimer()
+			for b.Loop() {
+				start := time.Now()
+				v, err := c.m.View()
+				if err != nil {
+					b.Fatal(err)
+				}
+				events, _, more, err := v.EventsSince(c.users[0].Account, from, 1000)
+				if err != nil || v.Close() != nil || len(events) != 100 || more {
+					b.Fatalf("%d events, %v", len(events), err)
+				}
+				took = append(took, time.Since(start))
+			}
+			quantiles(b, took)
+		})
+	}
+}
+
+// BenchmarkSnapshot takes snapshots while messages go on. stall-ns is how long Snapshot keeps Apply waiting,
+// the rest goes on beside it.
+func BenchmarkSnapshot(b *testing.B) {
+	c := filled(b, *benchMessages, 4, 100)
+	var stall []time.Duration
+	for b.Loop() {
+		l := c.entry(64)
+		if _, err := Results(c.m.Apply(l)); err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		s, err := c.m.Snapshot()
+		if err != nil {
+			b.Fatal(err)
+		}
+		stall = append(stall, time.Since(start))
+		c.m.persist(s, l)
+		s.Release()
+	}
+	b.ReportMetric(float64(slices.Max(stall).Nanoseconds()), "stall-ns")
+}
