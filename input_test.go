@@ -495,8 +495,8 @@ func TestInput_Login(t *testing.T) {
 	})
 }
 
-// TestInput_Limits: what one account may have at once. The 33rd session ends the oldest; the ninth
-// subscription of a session is refused, and the eight go on.
+// TestInput_Limits: what one account may have at once. The 33rd session ends the oldest; the 33rd
+// subscription of a session is refused, and the others go on.
 func TestInput_Limits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := chattest.Start(t, 1, chattest.WithOptions(alone))
@@ -504,7 +504,7 @@ func TestInput_Limits(t *testing.T) {
 		alice := c.Client("alice")
 		tokens := []string{alice.Token()}
 		var subs []*client.Subscription
-		for range 8 {
+		for range 32 {
 			s, err := alice.Subscribe(t.Context(), client.SubscribeOptions{})
 			if err != nil {
 				t.Fatal(err)
@@ -512,7 +512,7 @@ func TestInput_Limits(t *testing.T) {
 			subs = append(subs, s)
 		}
 		if s, err := alice.Subscribe(t.Context(), client.SubscribeOptions{}); !errors.Is(err, client.ErrLimit) {
-			t.Errorf("the ninth subscription: %v, %v", s, err)
+			t.Errorf("the 33rd subscription: %v, %v", s, err)
 		}
 		if _, err := alice.Send(t.Context(), client.ToUser("alice"), client.Draft{Text: "note"}); err != nil {
 			t.Fatal(err)

@@ -76,7 +76,7 @@ type Options struct {
 	// A user is a name as Register takes it, of 1 to 64 bytes, and folded as there: Alice and alice are one
 	// user. A host whose names differ in case alone returns something else, such as ids.
 	//
-	// A user has one session at each node then, with at most 8 streams of each kind. A host ends them, on all
+	// A user has one session at each node then, with at most 32 streams of events. A host ends them, on all
 	// nodes, with LogoutAll or DeleteAccount of Node.Client(ctx, user).
 	Authenticator func(ctx context.Context) (user string, err error)
 

@@ -19,6 +19,8 @@ import (
 
 const (
 	connectMethod = "/chat.v1.EventService/Connect"
+	// maxConnects is how many of these streams a session may have.
+	maxConnects = 8
 	// maxInFlight is how many sends of a stream may be without an answer that was written.
 	maxInFlight = 1024
 	// maxOutcomes is how many answers go into one frame.
@@ -56,7 +58,7 @@ var errHungUp = errors.New("the caller has said all")
 // Connect answers many sends at a time; see EventService in chat.v1.
 func (s events) Connect(stream grpc.BidiStreamingServer[chatpb.ConnectRequest, chatpb.ConnectResponse]) error {
 	who := caller(stream.Context())
-	if err := s.openStream(s.connects, who); err != nil {
+	if err := s.openStream(s.connects, who, maxConnects); err != nil {
 		return err
 	}
 	defer s.closeStream(s.connects, who)

@@ -472,7 +472,7 @@ func TestConnect_Limit(t *testing.T) {
 		h := newHost(t, zap.NewNop())
 		alice, bob := h.user("alice"), h.user("bob")
 		ctx, cancel := context.WithCancel(t.Context())
-		for range maxStreams {
+		for range maxConnects {
 			if _, err := h.dial(ctx, t, alice); err != nil {
 				t.Fatal(err)
 			}

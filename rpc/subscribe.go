@@ -19,8 +19,9 @@ const (
 	// heartbeat is how often a stream says that it lives. An HTTP/2 ping as often as that would be
 	// punished by a server with default options.
 	heartbeat = 5 * time.Second
-	// maxStreams is how many streams of a kind a session may have.
-	maxStreams = 8
+	// maxStreams is how many streams of events a session may have. What waits in them is the same for
+	// all, so that many are hardly more to keep than one.
+	maxStreams = 32
 	// maxFrame is how many events go into one frame.
 	maxFrame = 256
 	// maxCursor is more bytes than any cursor has.
@@ -49,7 +50,7 @@ func (s events) Subscribe(r *chatpb.SubscribeRequest, stream grpc.ServerStreamin
 		}
 	}()
 	who := caller(ctx)
-	if err := s.openStream(s.streams, who); err != nil {
+	if err := s.openStream(s.streams, who, maxStreams); err != nil {
 		return err
 	}
 	defer s.closeStream(s.streams, who)
@@ -58,11 +59,11 @@ func (s events) Subscribe(r *chatpb.SubscribeRequest, stream grpc.ServerStreamin
 }
 
 // openStream counts a stream of a session. of is a map of the Service.
-func (s *Service) openStream(of map[state.Actor]int, a state.Actor) error {
+func (s *Service) openStream(of map[state.Actor]int, a state.Actor, limit int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if of[a] >= maxStreams {
-		return fmt.Errorf("%w: %d streams of one session", chaterr.ErrLimit, maxStreams)
+	if of[a] >= limit {
+		return fmt.Errorf("%w: %d streams of one session", chaterr.ErrLimit, limit)
 	}
 	of[a]++
 	return nil

@@ -76,7 +76,7 @@ func TestSubscribe_NoGapNoRepeat(t *testing.T) {
 				}
 			})
 		}
-		for i := range 8 { // the most streams of a session
+		for i := range 8 {
 			work.Go(func() {
 				time.Sleep(time.Duration(i) * 5 * time.Millisecond)
 				from, next := "", uint64(0)
@@ -375,7 +375,7 @@ func TestSubscribe_Cursors(t *testing.T) {
 	}
 }
 
-// TestSubscribe_Limit: a session has at most eight streams; one that ends makes room for another.
+// TestSubscribe_Limit: a session has at most 32 streams; one that ends makes room for another.
 func TestSubscribe_Limit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, zap.NewNop())

@@ -37,10 +37,12 @@ func deliver(ctx context.Context, c *cluster, p params) (r result, err error) {
 	}
 	var mu sync.Mutex
 	var took []time.Duration
-	stop, err := listen(ctx, listener, func(d time.Duration) {
-		mu.Lock()
-		took = append(took, d)
-		mu.Unlock()
+	stop, err := listen(ctx, listener, func(e client.Event) {
+		if d, ok := age(e.Message.Text); ok {
+			mu.Lock()
+			took = append(took, d)
+			mu.Unlock()
+		}
 	})
 	if err != nil {
 		return result{}, err
@@ -70,8 +72,8 @@ func openRooms(ctx context.Context, c *cluster, users []*user, others ...*user) 
 	return r.ID, err
 }
 
-// listen calls f with the age of each message that a user is sent.
-func listen(ctx context.Context, u *user, f func(time.Duration)) (stop func(), err error) {
+// listen calls f with each event that a user is sent.
+func listen(ctx context.Context, u *user, f func(client.Event)) (stop func(), err error) {
 	s, err := u.Subscribe(ctx, client.SubscribeOptions{})
 	if err != nil {
 		return nil, err
@@ -82,9 +84,7 @@ func listen(ctx context.Context, u *user, f func(time.Duration)) (stop func(), e
 			if err != nil {
 				return
 			}
-			if d, ok := age(e.Message.Text); ok {
-				f(d)
-			}
+			f(e)
 		}
 	})
 	return func() {
@@ -93,8 +93,8 @@ func listen(ctx context.Context, u *user, f func(time.Duration)) (stop func(), e
 	}, nil
 }
 
-// fanout has p.N subscribers, up to 8 of them to a client, in one room, and measures how long one
-// message takes to all of them, one message at a time.
+// fanout has p.N subscribers, up to 32 of them to a client, in one room, and measures how long one
+// message takes to all of them, p.Window messages at a time.
 func fanout(ctx context.Context, c *cluster, p params) (r result, err error) {
 	users, err := c.users(ctx, p)
 	defer func() { err = errors.Join(err, closeAll(users)) }()
@@ -105,24 +105,30 @@ func fanout(ctx context.Context, c *cluster, p params) (r result, err error) {
 	if err != nil {
 		return result{}, err
 	}
-	var got atomic.Int64
+	got := make([]atomic.Int64, 1<<16) // of each message, by its number, which comes again much later
 	for i := range p.N {
-		stop, err := listen(ctx, users[i%len(users)], func(time.Duration) { got.Add(1) })
+		stop, err := listen(ctx, users[i%len(users)], func(e client.Event) {
+			if e.Kind == client.MessageSent {
+				got[e.Message.Seq%uint64(len(got))].Add(1)
+			}
+		})
 		if err != nil {
 			return result{}, err
 		}
 		defer stop()
 	}
-	n := p.N
-	p.N = 1
-	r, err = closed(ctx, p, func(int, int) error {
-		want := got.Load() + int64(n)
-		if _, err := users[0].Send(ctx, client.ToRoom(room), client.Draft{Text: stamped(p.Size)}); err != nil {
+	n := int64(p.N)
+	p.N = p.Window
+	r, err = closed(ctx, p, func(sender, _ int) error {
+		receipt, err := users[sender%len(users)].Send(ctx, client.ToRoom(room), client.Draft{Text: stamped(p.Size)})
+		if err != nil {
 			return err
 		}
-		for got.Load() < want && ctx.Err() == nil {
+		all := &got[receipt.Seq%uint64(len(got))]
+		for all.Load() < n && ctx.Err() == nil {
 			time.Sleep(20 * time.Microsecond)
 		}
+		all.Store(0)
 		return nil
 	})
 	r.Extra["deliveries_per_s"] = r.Ops * float64(n)

@@ -5,7 +5,7 @@
 //	go run ./internal/loadgen -profile send -n 64
 //	go run ./internal/loadgen -profile send -n 1,16,64,256,1024 -cpuprofile cpu.out
 //	go run ./internal/loadgen -profile deliver -n 1 -every 10ms
-//	go run ./internal/loadgen -profile fanout -n 1000 -clients 125
+//	go run ./internal/loadgen -profile fanout -n 1000 -clients 50
 //
 // Disks and machines differ, and so do minutes: compare only inside one run. peers, a module of its
 // own, measures NATS JetStream and etcd in the same way, in turn with this.
@@ -35,7 +35,7 @@ func main() {
 }
 
 // sessionStreams is how many subscriptions a session may have.
-const sessionStreams = 8
+const sessionStreams = 32
 
 // params say what is measured. They stand in each result.
 type params struct {
@@ -46,6 +46,7 @@ type params struct {
 	At      string        `json:"at"`
 	Size    int           `json:"size"`
 	Rooms   int           `json:"rooms"`
+	Window  int           `json:"window,omitempty"`
 	Every   time.Duration `json:"every_ns,omitempty"`
 	Warm    time.Duration `json:"-"`
 	For     time.Duration `json:"for_ns"`
@@ -66,6 +67,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	f.StringVar(&p.At, "at", "leader", "where clients are: leader, follower, or all for one after the other")
 	f.IntVar(&p.Size, "size", 200, "bytes of a message")
 	f.IntVar(&p.Rooms, "rooms", 100, "rooms that messages go to")
+	f.IntVar(&p.Window, "window", 1, "messages of fanout that are under way at a time")
 	f.DurationVar(&p.Every, "every", 10*time.Millisecond, "how often a publisher of deliver sends")
 	f.DurationVar(&p.Warm, "warm", time.Second, "not measured, at the beginning")
 	f.DurationVar(&p.For, "for", 3*time.Second, "measured")
@@ -80,8 +82,8 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if p.Profile == "fanout" { // they are all in one room
 		p.Rooms = p.Clients
 	}
-	if p.Size < stampSize || p.Clients < 1 || p.Rooms < p.Clients {
-		return fmt.Errorf("want %d bytes or more, a client or more, and a room for each", stampSize)
+	if p.Size < stampSize || p.Clients < 1 || p.Rooms < p.Clients || p.Window < 1 {
+		return fmt.Errorf("want %d bytes or more, a client or more, a room for each, and a window", stampSize)
 	}
 	c, err := startCluster(ctx, *dir, p.Nodes)
 	if err != nil {

@@ -39,8 +39,8 @@ type EventServiceClient interface {
 	//
 	// Reasons: BAD_CURSOR (INVALID_ARGUMENT); OTHER_CLUSTER (FAILED_PRECONDITION) for the cursor of
 	// another cluster; UNAUTHENTICATED, also when the session ends during the stream; DRAINING
-	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond 8
-	// streams of a session.
+	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond
+	// 32 streams of a session.
 	Subscribe(ctx context.Context, in *SubscribeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SubscribeResponse], error)
 	// Connect is a conversation for those who send much: the caller sends many messages without
 	// waiting, and the node answers each of them, in any order, and several in a frame. Everything that
@@ -118,8 +118,8 @@ type EventServiceServer interface {
 	//
 	// Reasons: BAD_CURSOR (INVALID_ARGUMENT); OTHER_CLUSTER (FAILED_PRECONDITION) for the cursor of
 	// another cluster; UNAUTHENTICATED, also when the session ends during the stream; DRAINING
-	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond 8
-	// streams of a session.
+	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond
+	// 32 streams of a session.
 	Subscribe(*SubscribeRequest, grpc.ServerStreamingServer[SubscribeResponse]) error
 	// Connect is a conversation for those who send much: the caller sends many messages without
 	// waiting, and the node answers each of them, in any order, and several in a frame. Everything that

@@ -82,7 +82,7 @@ type Subscription struct {
 // Subscribe begins to receive events, and returns when a node has taken the subscription: what
 // happens from then on will come. It needs a session, and ends with it. ctx bounds the call, not
 // the subscription, which lives until Close. Errors: ErrUnauthenticated, ErrBadCursor,
-// ErrOtherCluster, ErrLimit beyond 8 subscriptions of a session at one node.
+// ErrOtherCluster, ErrLimit beyond 32 subscriptions of a session at one node.
 func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
 	s := &Subscription{c: c, onLive: o.OnLive, token: c.Token(), events: make(chan Event, buffered), done: make(chan struct{}), first: make(chan error, 1)}
 	if o.Cursor != "" {

@@ -40,6 +40,7 @@ var (
 	n        = flag.Int("n", 1000000, "messages in load")
 	rooms    = flag.Int("rooms", 100, "")
 	pace     = flag.Duration("pace", 10*time.Millisecond, "")
+	window   = flag.Int("window", 1, "messages of fanout that are under way at a time")
 	fanconns = flag.Int("fanconns", 8, "subscriber connections in fanout")
 	node     = flag.Int("node", -1, "internal: run one node")
 	base     = flag.Int("port", 14220, "")
@@ -239,17 +240,20 @@ func main() {
 		}
 		pub, _ := connect(fmt.Sprintf("nats://127.0.0.1:%d", *base))
 		var lats []int64
+		var begun []time.Time
 		t0 := time.Now()
 		per := int64(*conc / *fanconns * *fanconns)
 		for time.Since(t0) < *d {
-			a := time.Now()
-			want := got.Load() + per
+			begun = append(begun, time.Now())
 			pub.Publish("fan.x", mk())
 			pub.Flush()
-			for got.Load() < want {
-				time.Sleep(20 * time.Microsecond)
+			for len(begun)-len(lats) >= *window {
+				if got.Load() < int64(len(lats)+1)*per {
+					time.Sleep(20 * time.Microsecond)
+					continue
+				}
+				lats = append(lats, int64(time.Since(begun[len(lats)])))
 			}
-			lats = append(lats, int64(time.Since(a)))
 		}
 		r = bench.Summarise(lats, time.Since(t0))
 		r.Extra = map[string]float64{"deliveries_per_s": r.Ops * float64(per)}
