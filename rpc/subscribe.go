@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,10 +85,13 @@ type feed struct {
 	send    func(context.Context, *chatpb.SubscribeResponse) error // may wait for the reader
 	cluster string
 	at      state.Position // what was sent
+
+	toShared func([]state.Event) any // toFrame, as Batch.Once takes it
 }
 
 // run sends events from a cursor on until ctx ends or the session does.
 func (f *feed) run(ctx context.Context, from string) error {
+	f.toShared = func(events []state.Event) any { return f.toFrame(events) }
 	if err := f.begin(ctx, from); err != nil {
 		return err
 	}
@@ -182,60 +186,101 @@ func alive(v *state.View, who state.Actor) error {
 	return err
 }
 
-// live sends what is committed from now on, several events to a frame when several are ready.
+// live sends what is committed from now on, several events to a frame when several are ready. It waits
+// in Next alone, which is quick: the heartbeat and the end of ctx wake it.
 func (f *feed) live(ctx context.Context, sub *fanout.Subscription) error {
-	for looked := time.Now(); ; {
-		if time.Since(looked) >= aliveEvery {
-			if err := f.view(f.alive); err != nil {
-				return err
-			}
-			looked = time.Now()
-		}
-		wait, cancel := context.WithTimeout(ctx, heartbeat)
-		events, err := sub.Next(wait)
-		cancel()
-		if err != nil && !(errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil) {
-			return err
-		}
-		for len(events) > 0 && !events[0].After(f.at) { // catchUp has sent them
-			events = events[1:]
-		}
-		for len(events) > maxFrame {
-			if err := f.sendTo(ctx, events[:maxFrame]); err != nil {
-				return err
-			}
-			events = events[maxFrame:]
-		}
-		if len(events) > 0 {
-			err = f.sendTo(ctx, events)
-		} else {
-			err = f.frame(ctx, nil)
-		}
+	defer context.AfterFunc(ctx, sub.Wake)()
+	beat := time.AfterFunc(heartbeat, sub.Wake)
+	defer beat.Stop()
+	looked := time.Now()
+	for sent := looked; ; {
+		batches, err := sub.Next()
 		if err != nil {
 			return err
 		}
+		now := time.Now()
+		if now.Sub(looked) >= aliveEvery {
+			if err := f.view(f.alive); err != nil {
+				return err
+			}
+			looked = now
+		}
+		if len(batches) > 0 {
+			err = f.pass(ctx, batches)
+			sent = now
+		} else if now.Sub(sent) >= heartbeat {
+			err = f.frame(ctx, nil)
+			sent = now
+		}
+		if err != nil || ctx.Err() != nil {
+			return cmp.Or(err, context.Cause(ctx))
+		}
+		if len(batches) == 0 {
+			beat.Reset(heartbeat - now.Sub(sent))
+		}
 	}
 }
 
-// sendTo is frame up to the last of the events.
-func (f *feed) sendTo(ctx context.Context, events []state.Event) error {
-	f.at = events[len(events)-1].Position
-	return f.frame(ctx, events)
+// pass sends batches. One that comes alone goes out in the frame that all share who are sent it.
+func (f *feed) pass(ctx context.Context, batches []*fanout.Batch) error {
+	if b := batches[0]; len(batches) == 1 && len(b.Events) <= maxFrame && b.Events[0].After(f.at) {
+		return f.sendTo(ctx, f.shared(b), b.Events[len(b.Events)-1].Position)
+	}
+	frame := &chatpb.SubscribeResponse{}
+	for _, b := range batches {
+		shared := f.shared(b)
+		for i := range b.Events {
+			if !b.Events[i].After(f.at) { // catchUp has sent it
+				continue
+			}
+			if len(frame.Events) == maxFrame {
+				if err := f.sendTo(ctx, frame, f.at); err != nil {
+					return err
+				}
+				frame = &chatpb.SubscribeResponse{}
+			}
+			frame.Events = append(frame.Events, shared.Events[i])
+			f.at, frame.Cursor = b.Events[i].Position, shared.Events[i].Cursor
+		}
+	}
+	if len(frame.Events) == 0 {
+		return f.frame(ctx, nil)
+	}
+	return f.sendTo(ctx, frame, f.at)
 }
 
-// frame sends a frame; one without events is a heartbeat.
-func (f *feed) frame(ctx context.Context, events []state.Event) error {
+// shared is the frame of a batch.
+func (f *feed) shared(b *fanout.Batch) *chatpb.SubscribeResponse {
+	return b.Once(f.toShared).(*chatpb.SubscribeResponse)
+}
+
+// sendTo sends a frame of events up to a position.
+func (f *feed) sendTo(ctx context.Context, frame *chatpb.SubscribeResponse, to state.Position) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	frame := &chatpb.SubscribeResponse{Cursor: f.cursor(f.at)}
-	for i := range events {
-		frame.Events = append(frame.Events, toEvent(&events[i], f.cursor(events[i].Position)))
-	}
+	f.at = to
+	return f.send(ctx, frame)
+}
+
+// frame sends a frame of this stream alone; one without events is a heartbeat.
+func (f *feed) frame(ctx context.Context, events []state.Event) error {
+	frame := f.toFrame(events)
+	frame.Cursor = f.cursor(f.at)
 	if len(events) == 0 {
 		frame.ServerTime = timestamp(time.Now().UnixMilli())
 	}
-	return f.send(ctx, frame)
+	return f.sendTo(ctx, frame, f.at)
+}
+
+// toFrame converts events. Its cursor is that of the last one.
+func (f *feed) toFrame(events []state.Event) *chatpb.SubscribeResponse {
+	frame := &chatpb.SubscribeResponse{}
+	for i := range events {
+		frame.Cursor = f.cursor(events[i].Position)
+		frame.Events = append(frame.Events, toEvent(&events[i], frame.Cursor))
+	}
+	return frame
 }
 
 func (f *feed) cursor(p state.Position) string {

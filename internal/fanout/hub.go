@@ -3,8 +3,8 @@
 package fanout
 
 import (
-	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"example.com/chat/fsm/state"
@@ -28,11 +28,12 @@ var ErrClosed = errors.New("closed")
 
 // Hub knows who listens to what. It is safe for concurrent use.
 type Hub struct {
-	mu       sync.Mutex // guards what follows, and the following of every Subscription
+	mu       sync.Mutex // guards what follows, and rooms, due and changed of every Subscription
 	accounts map[uint64]map[*Subscription]struct{}
 	rooms    map[uint64]map[*Subscription]struct{}
 	watches  map[state.Actor]map[*Watch]struct{}
 	closed   bool
+	woken    []*Subscription // by the events that are being published
 }
 
 // NewHub makes a hub without listeners.
@@ -50,11 +51,15 @@ type Subscription struct {
 	wake  chan struct{} // one slot: something came
 
 	rooms   map[uint64]struct{} // that it listens to
+	due     bool                // it is among those that Publish will wake
 	changed map[uint64]struct{} // whose membership changed before Follow; nil after it
 
+	taken []*Batch // by the last Next, which alone uses it
+
 	mu    sync.Mutex // guards what follows
-	queue []state.Event
-	bytes int
+	queue []*Batch
+	count int // events in the queue
+	bytes int // of text in them
 	over  error
 }
 
@@ -67,7 +72,7 @@ func (h *Hub) Subscribe(a state.Actor) *Subscription {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
-		s.over = ErrClosed
+		s.end(ErrClosed)
 		return s
 	}
 	add(h.accounts, a.Account, s)
@@ -112,16 +117,34 @@ func remove[K, L comparable](m map[K]map[L]struct{}, id K, s L) {
 	}
 }
 
-// Publish hands events on, in the order of the log. It does not wait.
+// Publish hands events on, in the order of the log. It does not wait. Whoever gets something is woken
+// when all of it is there, so that it goes out together.
 func (h *Hub) Publish(events []state.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for i := range events {
-		h.publish(&events[i])
+	for len(events) > 0 {
+		n := together(events)
+		h.publish(events[:n])
+		events = events[n:]
 	}
+	for i, s := range h.woken {
+		s.due, h.woken[i] = false, nil
+		s.Wake()
+	}
+	h.woken = h.woken[:0]
 }
 
-func (h *Hub) publish(e *state.Event) {
+// together is how many of the first events go the same ways: messages in one room, or one event.
+func together(events []state.Event) int {
+	n := 1
+	for events[0].Kind == state.MessageSent && n < len(events) && events[n].Kind == state.MessageSent && events[n].Room == events[0].Room {
+		n++
+	}
+	return n
+}
+
+func (h *Hub) publish(events []state.Event) {
+	e := &events[0]
 	switch {
 	case e.Kind == state.SessionEnded:
 		for s := range h.accounts[e.Account] {
@@ -134,9 +157,7 @@ func (h *Hub) publish(e *state.Event) {
 		}
 		return
 	case e.Kind.Private():
-		for s := range h.accounts[e.Account] {
-			s.put(e)
-		}
+		h.put(h.accounts[e.Account], events)
 		return
 	case e.Kind == state.MemberJoined:
 		for s := range h.accounts[e.Account] {
@@ -144,13 +165,30 @@ func (h *Hub) publish(e *state.Event) {
 			s.follow(e.Room)
 		}
 	}
-	for s := range h.rooms[e.Room] {
-		s.put(e)
-	}
+	h.put(h.rooms[e.Room], events)
 	if e.Kind == state.MemberLeft {
 		for s := range h.accounts[e.Account] {
 			s.note(e.Room)
 			s.unfollow(e.Room)
+		}
+	}
+}
+
+// put gives events to some. What it gives them is a copy: they may keep it, and what was committed
+// beside it is not theirs to keep.
+func (h *Hub) put(to map[*Subscription]struct{}, events []state.Event) {
+	if len(to) == 0 {
+		return
+	}
+	b := &Batch{Events: slices.Clone(events)}
+	for i := range events {
+		b.bytes += len(events[i].Text)
+	}
+	for s := range to {
+		s.put(b)
+		if !s.due {
+			s.due = true
+			h.woken = append(h.woken, s)
 		}
 	}
 }
@@ -189,63 +227,56 @@ func (h *Hub) Close() {
 	}
 }
 
-func (s *Subscription) put(e *state.Event) {
+func (s *Subscription) put(b *Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over != nil {
 		return
 	}
-	if len(s.queue) == maxQueued || s.bytes+len(e.Text) > maxQueuedBytes {
+	if s.count+len(b.Events) > maxQueued || s.bytes+b.bytes > maxQueuedBytes {
 		s.queue, s.over = nil, ErrLagged
-	} else {
-		s.queue = append(s.queue, *e)
-		s.bytes += len(e.Text)
+		return
 	}
-	s.notify()
+	s.queue = append(s.queue, b)
+	s.count += len(b.Events)
+	s.bytes += b.bytes
 }
 
-// notify is called with mu held.
-func (s *Subscription) notify() {
+func (s *Subscription) end(err error) {
+	s.mu.Lock()
+	if s.over == nil {
+		s.over = err
+	}
+	s.mu.Unlock()
+	s.Wake()
+}
+
+// Wake has Next return, though nothing may have come.
+func (s *Subscription) Wake() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (s *Subscription) end(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over == nil {
-		s.over = err
-	}
-	s.notify()
+// Next waits for events, or for Wake, and returns what has come, in order. It is the caller's until
+// the next call. The error is ErrLagged, ErrEnded or ErrClosed when there will be no more. One
+// goroutine calls it.
+func (s *Subscription) Next() ([]*Batch, error) {
+	clear(s.taken) // what is sent is not kept
+	<-s.wake
+	return s.take()
 }
 
-// Next returns the events that have come, at least one, in order. It fails with ErrLagged, ErrEnded
-// or ErrClosed when there will be no more, or with the error of ctx. One goroutine calls it.
-func (s *Subscription) Next(ctx context.Context) ([]state.Event, error) {
-	for {
-		events, err := s.take()
-		if len(events) > 0 || err != nil {
-			return events, err
-		}
-		select {
-		case <-s.wake:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-func (s *Subscription) take() ([]state.Event, error) {
+func (s *Subscription) take() ([]*Batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over != nil {
 		return nil, s.over
 	}
-	events := s.queue
-	s.queue, s.bytes = nil, 0
-	return events, nil
+	s.queue, s.taken = s.taken[:0], s.queue
+	s.count, s.bytes = 0, 0
+	return s.taken, nil
 }
 
 // Close stops listening.

@@ -1,7 +1,6 @@
 package fanout
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -45,10 +44,18 @@ func subscribe(t *testing.T, h *Hub, a state.Actor, rooms ...uint64) *Subscripti
 	return s
 }
 
+// events are those of some batches.
+func events(batches []*Batch, err error) (all []state.Event, _ error) {
+	for _, b := range batches {
+		all = append(all, b.Events...)
+	}
+	return all, err
+}
+
 // got is what has come so far, as "room text" and so on.
 func got(t *testing.T, s *Subscription) (all []string) {
 	t.Helper()
-	events, err := s.take()
+	events, err := events(s.take())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +154,7 @@ func TestHub_OnceAndInOrder(t *testing.T) {
 			wg.Go(func() {
 				next := uint64(1)
 				for next <= count {
-					events, err := s.Next(t.Context())
+					events, err := events(s.Next())
 					if err != nil {
 						t.Errorf("subscriber %d at %d: %v", i, next, err)
 						return
@@ -199,7 +206,7 @@ func TestHub_Lagged(t *testing.T) {
 			text, taken := strings.Repeat("x", tt.size), 0
 			for range 2 * tt.count {
 				h.Publish([]state.Event{l.message(7, text)})
-				events, err := quick.take()
+				events, err := events(quick.take())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -208,7 +215,7 @@ func TestHub_Lagged(t *testing.T) {
 			if want := 2 * tt.count; taken != want {
 				t.Errorf("the quick one got %d, want %d", taken, want)
 			}
-			if events, err := slow.Next(t.Context()); len(events) > 0 || !errors.Is(err, ErrLagged) {
+			if events, err := events(slow.Next()); len(events) > 0 || !errors.Is(err, ErrLagged) {
 				t.Errorf("the slow one got %d events, %v; want none, and ErrLagged", len(events), err)
 			}
 			if cap(slow.queue) != 0 {
@@ -225,11 +232,11 @@ func TestHub_Bounded(t *testing.T) {
 	for range maxQueued {
 		h.Publish([]state.Event{l.message(7, "x")})
 	}
-	if events, err := s.take(); len(events) != maxQueued || err != nil {
+	if events, err := events(s.take()); len(events) != maxQueued || err != nil {
 		t.Fatalf("got %d, %v, want %d", len(events), err, maxQueued)
 	}
 	h.Publish([]state.Event{l.message(7, "there is room again")})
-	if events, err := s.take(); len(events) != 1 || err != nil {
+	if events, err := events(s.take()); len(events) != 1 || err != nil {
 		t.Errorf("got %d, %v, want 1", len(events), err)
 	}
 }
@@ -262,7 +269,7 @@ func TestHub_Ends(t *testing.T) {
 			tt.end(h, l)
 			h.Publish([]state.Event{l.message(7, "too late")})
 			for who, x := range map[*Subscription]error{s: tt.want, other: tt.other} {
-				events, err := who.Next(t.Context())
+				events, err := events(who.Next())
 				if !errors.Is(err, x) || x != nil && len(events) > 0 || x == nil && len(events) != 2 {
 					t.Errorf("session %d: %d events, %v; want %v", who.actor.Session, len(events), err, x)
 				}
@@ -277,7 +284,7 @@ func TestHub_Closed(t *testing.T) {
 	h.Close()
 	s := h.Subscribe(state.Actor{Account: 1})
 	s.Follow([]uint64{7})
-	if _, err := s.Next(t.Context()); !errors.Is(err, ErrClosed) {
+	if _, err := s.Next(); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
 	}
 	s.Close()
@@ -286,21 +293,69 @@ func TestHub_Closed(t *testing.T) {
 	}
 }
 
-// TestSubscription_NextWaits: Next sleeps until there is something, or until its caller gives up; the
-// next call goes on.
+// TestSubscription_NextWaits: Next sleeps until there is something, or until it is woken; the next call
+// goes on.
 func TestSubscription_NextWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, l := NewHub(), &log{}
 		s := subscribe(t, h, state.Actor{Account: 1}, 7)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := s.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v", err)
-		}
+		time.AfterFunc(time.Second, s.Wake)
 		time.AfterFunc(time.Minute, func() { h.Publish([]state.Event{l.message(7, "at last")}) })
 		start := time.Now()
-		if events, err := s.Next(t.Context()); len(events) != 1 || err != nil || time.Since(start) != time.Minute {
-			t.Errorf("got %d events, %v after %v", len(events), err, time.Since(start))
+		for i, at := range []time.Duration{time.Second, time.Minute} {
+			if events, err := events(s.Next()); len(events) != i || err != nil || time.Since(start) != at {
+				t.Errorf("got %d events, %v after %v, want %d after %v", len(events), err, time.Since(start), i, at)
+			}
 		}
 	})
+}
+
+// TestHub_Together: what goes the same ways is one batch, which all who get it share; it is there whole
+// when the first of them wakes.
+func TestHub_Together(t *testing.T) {
+	h, l := NewHub(), &log{}
+	alice := subscribe(t, h, state.Actor{Account: 1, Session: 1}, 7, 8)
+	bob := subscribe(t, h, state.Actor{Account: 2, Session: 2}, 8)
+	published := []state.Event{l.message(7, "a"), l.message(7, "b"), l.message(8, "c"), l.joined(8, 2), l.message(8, "d"), l.message(8, "e")}
+	h.Publish(published)
+	hers, err1 := alice.Next()
+	his, err2 := bob.Next()
+	if len(hers) != 4 || len(his) != 3 || err1 != nil || err2 != nil {
+		t.Fatalf("got %d and %d batches, %v, %v; want 4 and 3", len(hers), len(his), err1, err2)
+	}
+	if len(hers[0].Events) != 2 || len(hers[3].Events) != 2 || hers[1] != his[0] || hers[3] != his[2] {
+		t.Errorf("got %v and %v", hers, his)
+	}
+	published[0].Text = "changed by the publisher"
+	made := 0
+	for range 3 {
+		first := func(e []state.Event) any { made++; return e[0].Text }
+		if got := hers[0].Once(first); got != "a" || made != 1 {
+			t.Errorf("got %v, made %d times", got, made)
+		}
+	}
+}
+
+// BenchmarkPublish: one message to n subscribers, who take it.
+func BenchmarkPublish(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			h, l := NewHub(), &log{}
+			var subs []*Subscription
+			for i := range n {
+				s := h.Subscribe(state.Actor{Account: uint64(i)})
+				s.Follow([]uint64{7})
+				subs = append(subs, s)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				h.Publish([]state.Event{l.message(7, "hello")})
+				for _, s := range subs {
+					if batches, err := s.Next(); len(batches) != 1 || err != nil {
+						b.Fatal(len(batches), err)
+					}
+				}
+			}
+		})
+	}
 }
