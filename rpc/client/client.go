@@ -112,6 +112,12 @@ var (
 	ErrOtherCluster = chaterr.ErrOtherCluster
 )
 
+// How many bytes a node may send before it is told that they were read, on a stream and on a connection.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+)
+
 // Option changes how a Client connects.
 type Option func(*options)
 
@@ -208,6 +214,9 @@ func (c *Client) add(addr string) error {
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 				MinConnectTimeout: time.Second,
 			}), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(),
+			// gRPC's own windows are measured by a ping for what arrives, to each of which the node has to
+			// read and answer: half of the work when little arrives at a time.
+			grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow),
 		}
 		if c.o.creds != nil {
 			opts = append(opts, grpc.WithPerRPCCredentials(c.o.creds))

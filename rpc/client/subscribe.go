@@ -70,7 +70,7 @@ type Subscription struct {
 	c      *Client
 	onLive func(bool)
 	token  string // of the session that it belongs to, whatever the client logs in to later
-	events chan Event
+	inbox  inbox
 	done   chan struct{} // closed when the stream has ended for good
 	err    error         // why; read it only after done
 	stop   context.CancelFunc
@@ -84,7 +84,7 @@ type Subscription struct {
 // the subscription, which lives until Close. Errors: ErrUnauthenticated, ErrBadCursor,
 // ErrOtherCluster, ErrLimit beyond 32 subscriptions of a session at one node.
 func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
-	s := &Subscription{c: c, onLive: o.OnLive, token: c.Token(), events: make(chan Event, buffered), done: make(chan struct{}), first: make(chan error, 1)}
+	s := &Subscription{c: c, onLive: o.OnLive, token: c.Token(), inbox: newInbox(), done: make(chan struct{}), first: make(chan error, 1)}
 	if o.Cursor != "" {
 		at, err := cursor.Parse(o.Cursor)
 		if err != nil {
@@ -123,23 +123,15 @@ func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscripti
 // Next waits for the next event. Its error is that of ctx, after which the next call goes on, or why
 // there will be no more: ErrUnauthenticated when the session has ended, ErrClosed after Close.
 func (s *Subscription) Next(ctx context.Context) (Event, error) {
-	select {
-	case e := <-s.events: // what has come is delivered, also after the end
-		return e, nil
-	default:
-	}
-	select {
-	case e := <-s.events:
-		return e, nil
-	case <-s.done:
-		select {
-		case e := <-s.events:
-			return e, nil
-		default:
-			return Event{}, s.err
+	for {
+		if e, ok, err := s.inbox.next(); ok || err != nil { // what has come is delivered, also after the end
+			return e, err
 		}
-	case <-ctx.Done():
-		return Event{}, context.Cause(ctx)
+		select {
+		case <-s.inbox.ready:
+		case <-ctx.Done():
+			return Event{}, context.Cause(ctx)
+		}
 	}
 }
 
@@ -167,7 +159,10 @@ func (s *Subscription) Close() error {
 
 // run keeps a stream open until Close, or until it is refused.
 func (s *Subscription) run(ctx context.Context) {
-	defer close(s.done)
+	defer func() {
+		s.inbox.end(s.err)
+		close(s.done)
+	}()
 	for {
 		n, cc, err := s.c.nodes.pick()
 		if err != nil {
@@ -204,8 +199,8 @@ var errSilent = fmt.Errorf("%w: the node is silent", chaterr.ErrNoLeader)
 func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.ClientConn) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watch := time.AfterFunc(silence, func() { cancel(errSilent) })
-	defer watch.Stop()
+	watch := newWatch(func() { cancel(errSilent) })
+	defer watch.stop()
 	req := &chatpb.SubscribeRequest{}
 	if s.at.Cluster != "" {
 		req.Cursor = s.at.String()
@@ -214,7 +209,7 @@ func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.Client
 	if err != nil {
 		return err
 	}
-	for {
+	for began := false; ; {
 		frame, err := stream.Recv()
 		if err != nil {
 			if errors.Is(context.Cause(ctx), errSilent) {
@@ -222,38 +217,47 @@ func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.Client
 			}
 			return err
 		}
-		watch.Stop() // the time that the caller takes is not the node's
-		s.c.nodes.worked(n)
-		s.setLive(true)
-		select {
-		case s.first <- nil: // before deliver, which may wait for a Next that comes after Subscribe
-		default:
+		watch.hear()
+		if !began || len(frame.Events) == 0 { // not at each event
+			s.c.nodes.worked(n)
+			s.setLive(true)
 		}
-		if err := s.deliver(ctx, frame); err != nil {
+		if !began {
+			select {
+			case s.first <- nil: // before deliver, which may wait for a Next that comes after Subscribe
+			default:
+			}
+		}
+		began = true
+		if err := s.deliver(ctx, frame, watch); err != nil {
 			return err
 		}
-		watch.Reset(silence)
 	}
 }
 
 // deliver hands on what was not seen before. It waits for the caller.
-func (s *Subscription) deliver(ctx context.Context, frame *chatpb.SubscribeResponse) error {
+func (s *Subscription) deliver(ctx context.Context, frame *chatpb.SubscribeResponse, watch *watch) error {
+	events := make([]Event, 0, len(frame.Events))
+	last := s.at
 	for _, e := range frame.Events {
 		at, err := cursor.Parse(e.Cursor)
 		if err != nil {
 			return err
 		}
-		if s.at.Cluster == at.Cluster && !at.After(s.at.Position) {
+		if last.Cluster == at.Cluster && !at.After(last.Position) {
 			continue
 		}
 		if event := toEvent(e); event.Kind != 0 {
-			select {
-			case s.events <- event:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+			events = append(events, event)
 		}
-		s.at = at
+		last = at
+	}
+	if err := s.inbox.put(ctx, events, watch); err != nil {
+		return err
+	}
+	s.at = last
+	if n := len(frame.Events); n > 0 && frame.Cursor == frame.Events[n-1].Cursor {
+		return nil
 	}
 	at, err := cursor.Parse(frame.Cursor)
 	if err == nil && (s.at.Cluster != at.Cluster || at.After(s.at.Position)) {
