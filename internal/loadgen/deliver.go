@@ -105,11 +105,12 @@ func fanout(ctx context.Context, c *cluster, p params) (r result, err error) {
 	if err != nil {
 		return result{}, err
 	}
-	got := make([]atomic.Int64, 1<<16) // of each message, by its number, which comes again much later
+	n := int64(p.N)
+	got := newTally(n, p.Window)
 	for i := range p.N {
 		stop, err := listen(ctx, users[i%len(users)], func(e client.Event) {
 			if e.Kind == client.MessageSent {
-				got[e.Message.Seq%uint64(len(got))].Add(1)
+				got.add(e.Message.Seq)
 			}
 		})
 		if err != nil {
@@ -117,20 +118,55 @@ func fanout(ctx context.Context, c *cluster, p params) (r result, err error) {
 		}
 		defer stop()
 	}
-	n := int64(p.N)
 	p.N = p.Window
 	r, err = closed(ctx, p, func(sender, _ int) error {
 		receipt, err := users[sender%len(users)].Send(ctx, client.ToRoom(room), client.Draft{Text: stamped(p.Size)})
 		if err != nil {
 			return err
 		}
-		all := &got[receipt.Seq%uint64(len(got))]
-		for all.Load() < n && ctx.Err() == nil {
-			time.Sleep(20 * time.Microsecond)
-		}
-		all.Store(0)
-		return nil
+		return got.wait(ctx, receipt.Seq)
 	})
 	r.Extra["deliveries_per_s"] = r.Ops * float64(n)
 	return r, err
+}
+
+// tally counts who has got each of the messages of a room that are under way.
+type tally struct {
+	n      int64
+	places []place
+}
+
+type place struct {
+	got atomic.Int64
+	all chan struct{} // has one when everybody has got it
+}
+
+// newTally is for n subscribers. A place is used again long after its message has reached them all.
+func newTally(n int64, window int) *tally {
+	t := &tally{n: n, places: make([]place, 16*window)}
+	for i := range t.places {
+		t.places[i].all = make(chan struct{}, 1)
+	}
+	return t
+}
+
+func (t *tally) at(seq uint64) *place { return &t.places[seq%uint64(len(t.places))] }
+
+func (t *tally) add(seq uint64) {
+	if p := t.at(seq); p.got.Add(1) == t.n {
+		p.got.Store(0)
+		select {
+		case p.all <- struct{}{}:
+		default: // nobody has waited for the last one: its send has failed
+		}
+	}
+}
+
+func (t *tally) wait(ctx context.Context, seq uint64) error {
+	select {
+	case <-t.at(seq).all:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
