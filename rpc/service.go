@@ -87,7 +87,8 @@ func New(o Options) *Service {
 }
 
 // Register adds the services to a host's server. Each method is wrapped, so that no interceptor of
-// the host is needed and none can be forgotten; the host's own run first.
+// the host is needed and none can be forgotten; the host's own run first. A frame of events that a stream
+// interceptor sees is sent to others too, and is not to be changed.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	w := wrapper{r, s}
 	chatpb.RegisterAccountServiceServer(w, accounts{Service: s})
