@@ -3,10 +3,11 @@ package client
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -59,8 +60,11 @@ func WithConsistency(ctx context.Context, l Level) context.Context {
 // NewOperationID makes an id for one intent of a caller who keeps it to retry later, over a crash
 // of the program for instance. It can be used for 24 hours.
 func (c *Client) NewOperationID() string {
-	now := uint64(time.Now().UnixMilli() + c.skew.Load())
-	return ulid.MustNew(now, rand.Reader).String() // fails only after the year 10889
+	var id ulid.ULID
+	_ = id.SetTime(uint64(time.Now().UnixMilli() + c.skew.Load())) // fails only after the year 10889
+	binary.BigEndian.PutUint16(id[6:], uint16(rand.Uint32()))      // an id is to be unique, and no secret
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	return id.String()
 }
 
 // outgoing is the metadata of a call with a session's token.
@@ -132,11 +136,10 @@ func plain[C any, Q proto.Message, A any](ctx context.Context, c *Client, cc *gr
 }
 
 // try asks one node after the other until one has answered. ask makes an attempt, which takes no
-// longer than patience.
+// longer than patience, and ends with the client. Only when the first has failed a context is made that
+// bounds all of them: most calls need none, and it costs more than the rest of a send.
 func try[Q proto.Message, A any](ctx context.Context, c *Client, q Q,
 	ask func(ctx context.Context, n *endpoint, cc *grpc.ClientConn, patience time.Duration) attempt[A]) (A, error) {
-	ctx, cancel := c.bound(ctx)
-	defer cancel()
 	var none A
 	if size := proto.Size(q); size > maxRequest {
 		return none, grpcerr.Invalid("request", "has %d bytes, more than anything documented", size)
@@ -144,6 +147,7 @@ func try[Q proto.Message, A any](ctx context.Context, c *Client, q Q,
 	_, changes := any(q).(interface{ GetOperationId() string })
 	unknown := false // something may have been done by an attempt that ended without an answer
 	var last error   // what the last node said that had the time to
+	begun, bounded := time.Now(), false
 	for wait := patience; ; {
 		n, cc, err := c.nodes.pick()
 		if err != nil {
@@ -153,6 +157,11 @@ func try[Q proto.Message, A any](ctx context.Context, c *Client, q Q,
 		if a.err == nil {
 			c.nodes.worked(n)
 			return a.answer, nil
+		}
+		if !bounded {
+			inner, cancel := c.bound(ctx, begun)
+			defer cancel()
+			ctx, bounded = inner, true
 		}
 		if last == nil || ctx.Err() == nil {
 			last = a.err
@@ -184,15 +193,18 @@ func try[Q proto.Message, A any](ctx context.Context, c *Client, q Q,
 	}
 }
 
-// bound ends a call with the client, and after a while when the caller has set no deadline.
-func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(c.life, cancel)
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() { stop(); cancel() }
+// bound ends a call with the client, and a while after it has begun when the caller has set no deadline.
+func (c *Client) bound(ctx context.Context, begun time.Time) (context.Context, context.CancelFunc) {
+	by, ok := ctx.Deadline()
+	if !ok {
+		by = begun.Add(defaultTimeout)
 	}
-	bounded, done := context.WithTimeout(ctx, defaultTimeout)
-	return bounded, func() { stop(); done(); cancel() }
+	ctx, cancel := context.WithDeadline(ctx, by)
+	stop := context.AfterFunc(c.life, cancel)
+	if c.life.Err() != nil { // AfterFunc may come later
+		cancel()
+	}
+	return ctx, func() { stop(); cancel() }
 }
 
 // refusal is the error of a call that was refused. unknown says that there was an attempt before that

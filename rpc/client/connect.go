@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/proto"
 
 	"example.com/chat/internal/chaterr"
 	"example.com/chat/internal/grpcerr"
@@ -40,24 +39,29 @@ type lane struct {
 	opened chan struct{} // closed by receive when the node's first frame has come
 	over   chan struct{} // closed by receive at the end
 	err    error         // why it has ended; read it only after over
-	slots  chan struct{} // one for each send under way; read it only after opened
+	window int           // how many sends may be under way; read it only after opened
 	wake   chan struct{} // one slot: there is something to write
 
 	mu      sync.Mutex // guards what follows
 	dialled bool       // there is a connection
 	queue   []*errand  // not written yet
 	waiting map[uint64]*errand
-	number  uint64 // of the last send that was written
-	used    bool   // since the last look of write
-	closed  bool   // takes no more
+	expiry  *time.Timer // calls expire; nil before the first send
+	next    time.Time   // when it will
+	number  uint64      // of the last send that was written
+	used    bool        // since the last look of write
+	closed  bool        // takes no more
 }
 
 // errand is one send on a lane. Its fields are guarded by the lane's mu.
 type errand struct {
 	send   *chatpb.SendRequest
-	done   chan sending // has room for the one outcome
-	number uint64       // 0 before it is written
-	gone   bool         // nobody waits for it
+	done   chan sending  // has room for the one outcome
+	wait   time.Duration // how long the node may take
+	by     time.Time     // when the time is up
+	number uint64        // 0 before it is written
+	full   bool          // it waits for room
+	gone   bool          // nobody waits for it
 }
 
 // sending is the outcome of one attempt to send.
@@ -140,7 +144,13 @@ func (l *lane) receive(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed, l.err = true, grpcerr.FromStatus(err)
+	if l.expiry != nil {
+		l.expiry.Stop()
+	}
 	for _, e := range l.queue {
+		if e.gone {
+			continue
+		}
 		e.done <- sending{err: fmt.Errorf("%w: the stream has ended: %v", chaterr.ErrNoLeader, err)}
 	}
 	for _, e := range l.waiting {
@@ -163,7 +173,7 @@ func (l *lane) run(ctx context.Context) error {
 		return err
 	}
 	l.c.newest(first.Index)
-	l.slots = make(chan struct{}, min(max(first.MaxInFlight, 1), maxWindow))
+	l.window = int(min(max(first.MaxInFlight, 1), maxWindow))
 	close(l.opened)
 	done := make(chan struct{})
 	go func() { // receive waits for it
@@ -200,6 +210,9 @@ func (l *lane) deliver(outcomes []*chatpb.SendOutcome) {
 		}
 		e.done <- a
 	}
+	if len(l.queue) > 0 { // there is room again
+		l.notify()
+	}
 }
 
 // write is a goroutine: it puts into a frame what waits.
@@ -234,16 +247,23 @@ func (l *lane) frame() *chatpb.ConnectRequest {
 	defer l.mu.Unlock()
 	f := &chatpb.ConnectRequest{}
 	size, n := 0, 0
-	for ; n < len(l.queue) && len(f.Sends) < maxFrame && size < maxFrameBytes; n++ {
+	for ; n < len(l.queue) && len(l.waiting) < l.window && len(f.Sends) < maxFrame && size < maxFrameBytes; n++ {
 		e := l.queue[n]
 		if e.gone {
 			continue
+		}
+		if f.Sends == nil {
+			f.Sends = make([]*chatpb.SendRequest, 0, min(len(l.queue)-n, maxFrame))
 		}
 		l.number++
 		e.number = l.number
 		l.waiting[e.number] = e
 		f.Sends = append(f.Sends, e.send)
-		size += proto.Size(e.send)
+		size += len(e.send.Text) + 128 // more than the rest has
+		if e.full {
+			e.full = false
+			l.expect(e, e.wait)
+		}
 	}
 	if l.queue = l.queue[n:]; len(l.queue) == 0 {
 		l.queue = nil
@@ -268,10 +288,32 @@ func (l *lane) look() {
 // send has one message sent, and waits for the answer, but not longer than patience once there is
 // room for it. silent says that the time was up.
 func (l *lane) send(ctx context.Context, r *chatpb.SendRequest, patience time.Duration) sending {
+	select {
+	case <-l.opened:
+	default:
+		if a := l.open(ctx, patience); a.err != nil {
+			return a
+		}
+	}
+	e := &errand{send: r, done: make(chan sending, 1), wait: patience}
+	if !l.put(e) {
+		return sending{err: fmt.Errorf("%w: the stream has ended", chaterr.ErrNoLeader)}
+	}
+	select {
+	case a := <-e.done:
+		return a
+	case <-ctx.Done():
+		return l.forget(e, context.Cause(ctx))
+	}
+}
+
+// open waits for the lane to open.
+func (l *lane) open(ctx context.Context, patience time.Duration) sending {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-l.opened:
+		return sending{}
 	case <-l.over:
 		if judge(l.err, false) == refused {
 			return sending{err: fmt.Errorf("%w: %w", errNoLane, l.err)}
@@ -281,31 +323,6 @@ func (l *lane) send(ctx context.Context, r *chatpb.SendRequest, patience time.Du
 		return l.late()
 	case <-ctx.Done():
 		return sending{err: context.Cause(ctx), silent: true}
-	}
-	select { // a lane that is full is not silent: its sends are, in time
-	case l.slots <- struct{}{}:
-	default:
-		select {
-		case l.slots <- struct{}{}:
-			timer.Reset(patience)
-		case <-l.over:
-			return sending{err: fmt.Errorf("%w: the stream has ended", chaterr.ErrNoLeader)}
-		case <-ctx.Done():
-			return sending{err: context.Cause(ctx), silent: true}
-		}
-	}
-	defer func() { <-l.slots }()
-	e := &errand{send: r, done: make(chan sending, 1)}
-	if !l.put(e) {
-		return sending{err: fmt.Errorf("%w: the stream has ended", chaterr.ErrNoLeader)}
-	}
-	select {
-	case a := <-e.done:
-		return a
-	case <-timer.C:
-		return l.forget(e, context.DeadlineExceeded)
-	case <-ctx.Done():
-		return l.forget(e, context.Cause(ctx))
 	}
 }
 
@@ -328,9 +345,53 @@ func (l *lane) put(e *errand) bool {
 		return false
 	}
 	l.used = true
+	wait := e.wait
+	if e.full = len(l.waiting)+len(l.queue) >= l.window; e.full { // it is not silent: its sends are, in time
+		wait = defaultTimeout
+	}
+	l.expect(e, wait)
 	l.queue = append(l.queue, e)
 	l.notify()
 	return true
+}
+
+// expect has an errand end after a while without an answer. It is called with mu held.
+func (l *lane) expect(e *errand, wait time.Duration) {
+	e.by = time.Now().Add(wait)
+	if l.expiry == nil {
+		l.expiry = time.AfterFunc(wait, l.expire)
+	} else if l.next.IsZero() || e.by.Before(l.next) {
+		l.expiry.Reset(wait)
+	} else {
+		return
+	}
+	l.next = e.by
+}
+
+// expire ends the errands whose time is up: one timer for all, which is rarely set.
+func (l *lane) expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.next = time.Time{}
+	look := func(e *errand) {
+		switch {
+		case e.gone:
+		case !e.by.After(now):
+			e.done <- l.drop(e, context.DeadlineExceeded)
+		case l.next.IsZero() || e.by.Before(l.next):
+			l.next = e.by
+		}
+	}
+	for _, e := range l.waiting {
+		look(e)
+	}
+	for _, e := range l.queue {
+		look(e)
+	}
+	if !l.next.IsZero() {
+		l.expiry.Reset(l.next.Sub(now))
+	}
 }
 
 // forget stops waiting for an answer, unless it has come.
@@ -342,9 +403,14 @@ func (l *lane) forget(e *errand, err error) sending {
 		return a
 	default:
 	}
+	return l.drop(e, err)
+}
+
+// drop makes an errand one for which nobody waits. It is called with mu held.
+func (l *lane) drop(e *errand, err error) sending {
 	e.gone = true
 	delete(l.waiting, e.number)
-	if l.closed && len(l.waiting) == 0 {
+	if l.closed && len(l.waiting) == 0 || len(l.queue) > 0 {
 		l.notify()
 	}
 	return sending{sent: e.number > 0, err: err, silent: true}

@@ -92,7 +92,7 @@ func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscripti
 		}
 		s.at = at
 	}
-	ctx, cancel := c.bound(ctx)
+	ctx, cancel := c.bound(ctx, time.Now())
 	defer cancel()
 	life, stop := context.WithCancel(c.life)
 	s.stop = stop
