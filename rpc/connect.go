@@ -168,8 +168,7 @@ func (c *conversation) take(f *chatpb.ConnectRequest) error {
 		}
 		go c.safely(func() error { return c.events(f.Subscribe.Cursor) })
 	}
-	var commands []*state.Command
-	var numbers []uint64
+	commands, numbers := make([]*state.Command, 0, len(f.Sends)), make([]uint64, 0, len(f.Sends))
 	for _, r := range f.Sends {
 		c.number++
 		err := c.reserve()
@@ -233,11 +232,11 @@ func (c *conversation) answer(number uint64, r *state.Result, err error, reserve
 	if err == nil {
 		err = state.Err(r)
 	}
-	out := &chatpb.SendOutcome{Number: number}
+	var out *chatpb.SendOutcome
 	if err == nil {
-		out.Outcome = &chatpb.SendOutcome_Receipt{Receipt: toReceipt(r)}
+		out = toOutcome(number, r)
 	} else {
-		out.Outcome = &chatpb.SendOutcome_Failure{Failure: toFailure(c.status(connectMethod, err))}
+		out = &chatpb.SendOutcome{Number: number, Outcome: &chatpb.SendOutcome_Failure{Failure: toFailure(c.status(connectMethod, err))}}
 	}
 	c.mu.Lock()
 	if !reserved {

@@ -38,8 +38,24 @@ func toMessage(m state.Message) *chatpb.Message {
 	return &chatpb.Message{RoomId: roomID(m.Room), Seq: m.Seq, Sender: m.Sender, Text: m.Text, CreateTime: timestamp(m.TimeMS)}
 }
 
-func toReceipt(r *state.Result) *chatpb.Receipt {
-	return &chatpb.Receipt{RoomId: roomID(r.Room), Seq: r.Seq, CreateTime: timestamp(r.TimeMs), Duplicate: r.Duplicate}
+func toReceipt(r *state.Result) *chatpb.Receipt { return toOutcome(0, r).GetReceipt() }
+
+// toOutcome is the receipt of a send on a stream, in one piece of memory.
+func toOutcome(number uint64, r *state.Result) *chatpb.SendOutcome {
+	var all struct {
+		outcome chatpb.SendOutcome
+		is      chatpb.SendOutcome_Receipt
+		receipt chatpb.Receipt
+		time    timestamppb.Timestamp
+	}
+	out := &all
+	out.outcome.Number, out.outcome.Outcome, out.is.Receipt = number, &out.is, &out.receipt
+	out.receipt.RoomId, out.receipt.Seq, out.receipt.Duplicate = roomID(r.Room), r.Seq, r.Duplicate
+	if r.TimeMs != 0 {
+		at := time.UnixMilli(r.TimeMs)
+		out.time.Seconds, out.time.Nanos, out.receipt.CreateTime = at.Unix(), int32(at.Nanosecond()), &out.time
+	}
+	return &out.outcome
 }
 
 func toEvent(e *state.Event, cursor string) *chatpb.Event {

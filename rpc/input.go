@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/oklog/ulid/v2"
@@ -78,8 +77,10 @@ func checkText(text string) error {
 	if !utf8.ValidString(text) {
 		return grpcerr.Invalid("text", "is not UTF-8")
 	}
-	for _, r := range text {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+	for i := range len(text) { // by bytes: it is checked for every message
+		b := text[i]
+		if b < ' ' && b != '\n' && b != '\t' || b == 0x7f || b == 0xc2 && text[i+1] < 0xa0 {
+			r, _ := utf8.DecodeRuneInString(text[i:])
 			return grpcerr.Invalid("text", "has the control character %U", r)
 		}
 	}
@@ -106,7 +107,7 @@ func roomID(n uint64) string { return "r" + strconv.FormatUint(n, 10) }
 func parseRoomID(id string) (uint64, error) {
 	digits, ok := strings.CutPrefix(id, "r")
 	n, err := strconv.ParseUint(digits, 10, 64)
-	if !ok || err != nil || n == 0 || id != roomID(n) {
+	if !ok || err != nil || digits[0] == '0' {
 		return 0, chaterr.ErrNoSuchRoom
 	}
 	return n, nil

@@ -119,6 +119,7 @@ func TestCheckText(t *testing.T) {
 		"lines and tabs":    {"a\n\tb", true},
 		"an emoji family":   {"👩\u200d👩\u200d👧", true},
 		"Hebrew":            {"\u202bשלום\u202c", true},
+		"a no-break space":  {"a\u00a0\u00c2", true},
 		"empty":             {"", false},
 		"16,385 bytes":      {strings.Repeat("x", 16385), false},
 		"a null":            {"a\x00", false},
