@@ -22,7 +22,7 @@ func deliver(ctx context.Context, c *cluster, p params) (r result, err error) {
 	if p.At == where {
 		where = "leader"
 	}
-	addr, err := c.at(where, 0)
+	addr, err := c.at(ctx, where, 0)
 	if err != nil {
 		return result{}, err
 	}

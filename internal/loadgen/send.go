@@ -29,6 +29,11 @@ func send(ctx context.Context, c *cluster, p params) (r result, err error) {
 	})
 }
 
+// stream is send with as many senders as several streams of EventService.Connect take: the client has all sends
+// of a node and session share one, so its window is full while there is a sender for each place in it.
+// Client.Send waits for its receipt, so that is a goroutine for each send under way.
+func stream(ctx context.Context, c *cluster, p params) (result, error) { return send(ctx, c, p) }
+
 // closed runs p.N loops of f, and measures what begins and ends within the time.
 func closed(ctx context.Context, p params, f func(caller, i int) error) (result, error) {
 	var work sync.WaitGroup
@@ -60,10 +65,10 @@ func closed(ctx context.Context, p params, f func(caller, i int) error) (result,
 		})
 	}
 	time.Sleep(time.Until(from))
-	before := used()
+	before := p.cluster.used()
 	time.Sleep(time.Until(to))
 	spent := result{Extra: map[string]float64{}}
-	before.since(&spent, p.For)
+	p.cluster.since(before, &spent, p.For)
 	work.Wait()
 	var all []time.Duration
 	for _, t := range took {
