@@ -47,6 +47,9 @@ func open(ctx context.Context, f flags, show io.Writer) (c *cluster, err error) 
 			}
 			c.temp = true
 		}
+		if err := os.MkdirAll(c.dir, 0o700); err != nil {
+			return c, err
+		}
 		c.say("%d nodes start", f.Nodes)
 		start := c.start
 		if f.Processes {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func TestBeat(t *testing.T) {
 
 // quick are arguments with which a profile is over at once.
 func quick(t *testing.T, profile string, args ...string) []string {
-	return append([]string{"-profile", profile, "-warm", "10ms", "-for", "50ms", "-dir", t.TempDir()}, args...)
+	return append([]string{"-profile", profile, "-warm", "10ms", "-for", "50ms", "-dir", filepath.Join(t.TempDir(), "new")}, args...)
 }
 
 // TestRun: every profile gets through, most of them on a cluster of one.
