@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -41,6 +42,12 @@ func load(ctx context.Context, c *cluster, p params) (r result, err error) {
 		return r, err
 	}
 	c.sizes(&r)
+	if p.heap != "" {
+		leader, _, err := c.leader(ctx)
+		if err = errors.Join(err, c.procs[leader].heap(ctx, p.heap)); err != nil {
+			return r, err
+		}
+	}
 	for _, step := range []func(context.Context, *cluster, params, *result) error{
 		h.read, h.snapshots, h.restarts, h.catchUp,
 	} {
@@ -98,7 +105,7 @@ func (h *history) fill(ctx context.Context, p params) (result, error) {
 	}
 	var made []event
 	for _, p := range c.procs {
-		made = append(made, p.snapshots()...)
+		made = append(made, p.said(snapshotEvent)...)
 	}
 	made = slices.DeleteFunc(made, func(e event) bool { return e.To.Before(start) })
 	r.Extra["fill_snapshots"] = float64(len(made))

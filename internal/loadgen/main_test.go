@@ -148,6 +148,8 @@ func TestParse_Refuses(t *testing.T) {
 		{"-profile mixed -rooms 900", "want at most 495"},
 		{"-profile load -conc 5000", "want 1 to 4096"},
 		{"-profile load -n 2,1", "rising numbers"},
+		{"-memprofile f", "it is for load"},
+		{"-profile load -n 1,2 -memprofile f", "want one"},
 	} {
 		if _, err := parse(strings.Fields(tt.args)); err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %v, want %q", tt.args, err, tt.says)

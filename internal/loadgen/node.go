@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"time"
@@ -53,10 +55,11 @@ type event struct {
 const (
 	readyEvent    = "ready"
 	snapshotEvent = "snapshot"
+	heapEvent     = "heap" // the profile is written
 )
 
-// runNode is the program of a node's process. It ends in good order at the end of in; a line there makes a
-// snapshot.
+// runNode is the program of a node's process. It ends in good order at the end of in; a line there names a file for
+// a heap profile, or is empty and makes a snapshot.
 func runNode(args []string, in io.Reader, out io.Writer) error {
 	set := flag.NewFlagSet(nodeCommand, flag.ContinueOnError)
 	i := set.Int("i", 0, "which of the addresses is this node's")
@@ -91,12 +94,25 @@ func runNode(args []string, in io.Reader, out io.Writer) error {
 		}
 	}()
 	for lines := bufio.NewScanner(in); lines.Scan(); {
+		if name := lines.Text(); name != "" {
+			err = errors.Join(err, writeHeap(name))
+			w.print(event{Kind: heapEvent})
+			continue
+		}
 		w.snapshot(ctx, n.Node)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	_ = n.Drain(ctx) // the others may be gone
-	return n.end()
+	return errors.Join(err, n.end())
+}
+
+func writeHeap(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.WriteHeapProfile(f), f.Close())
 }
 
 // watcher hears what the node logs, and prints what is to be measured.

@@ -183,31 +183,40 @@ func (p *process) stop() error {
 }
 
 // snapshot has the node make a snapshot, and waits for it.
-func (p *process) snapshot(ctx context.Context) (event, error) {
-	before := len(p.snapshots())
-	if _, err := io.WriteString(p.stdin, "snapshot\n"); err != nil {
+func (p *process) snapshot(ctx context.Context) (event, error) { return p.ask(ctx, "", snapshotEvent) }
+
+// heap has the node write a heap profile.
+func (p *process) heap(ctx context.Context, name string) error {
+	_, err := p.ask(ctx, name, heapEvent)
+	return err
+}
+
+// ask writes a line to the node, and waits for an event.
+func (p *process) ask(ctx context.Context, line, kind string) (event, error) {
+	before := len(p.said(kind))
+	if _, err := io.WriteString(p.stdin, line+"\n"); err != nil {
 		return event{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
-		if all := p.snapshots(); len(all) > before {
+		if all := p.said(kind); len(all) > before {
 			return all[len(all)-1], nil
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return event{}, fmt.Errorf("no snapshot of the node in %s: %w", p.dir, err)
+			return event{}, fmt.Errorf("no %s of the node in %s: %w", kind, p.dir, err)
 		}
 	}
 }
 
-// snapshots are those that the node has made.
-func (p *process) snapshots() (made []event) {
+// said are the events of a kind.
+func (p *process) said(kind string) (of []event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.events {
-		if e.Kind == snapshotEvent {
-			made = append(made, e)
+		if e.Kind == kind {
+			of = append(of, e)
 		}
 	}
-	return made
+	return of
 }

@@ -39,6 +39,7 @@ type params struct {
 	For       time.Duration `json:"for_ns,omitempty"`
 
 	cluster *cluster // that is measured
+	heap    string   // a file for the profile of a node
 }
 
 // profile is a way to use a cluster.
@@ -118,6 +119,7 @@ func (f *flags) validate(p profile) error {
 	fault(p.own && len(f.servers) > 0, "-servers with -profile %s: it ends nodes, and starts its own for that", f.Profile)
 	fault(f.Processes && len(f.servers) > 0 && !p.own, "-processes with -servers: no nodes are started then")
 	fault(p.own && f.Nodes == 1, "-nodes 1 with -profile %s: want others that go on while a node is down", f.Profile)
+	fault(f.heap != "" && f.Profile != "load", "-memprofile with -profile %s: it is for load", f.Profile)
 	fault(f.Size < stampSize || f.Size > 16<<10, "-size %d: want %d to %d bytes", f.Size, stampSize, 16<<10)
 	fault(f.Clients < 1, "-clients %d: want one or more", f.Clients)
 	fault(f.Rooms < f.Clients, "-rooms %d -clients %d: want a room for each client", f.Rooms, f.Clients)
@@ -139,6 +141,7 @@ func (f *flags) validate(p profile) error {
 		fault(f.Rooms+bigRooms+mixedPeers > userRooms, "-rooms %d: want at most %d, as a user is in that many, %d large ones and %d direct ones", f.Rooms,
 			userRooms-bigRooms-mixedPeers, bigRooms, mixedPeers)
 	case "load":
+		fault(f.heap != "" && len(f.counts) > 1, "-memprofile with several numbers: want one")
 		fault(f.Conc < 1 || f.Conc > 4096, "-conc %d: want 1 to 4096, which is what a node takes", f.Conc)
 		fault(!slices.IsSorted(f.counts), "-n: want rising numbers, since each counts from the first message")
 	}
