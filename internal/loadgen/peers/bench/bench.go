@@ -14,15 +14,16 @@ import (
 
 // Result is one line of output.
 type Result struct {
-	Name   string             `json:"name"`
-	Params map[string]any     `json:"params,omitempty"`
-	Ops    float64            `json:"ops_per_s"`
-	P50us  float64            `json:"p50_us"`
-	P99us  float64            `json:"p99_us"`
-	Max    float64            `json:"max_us"`
-	N      int64              `json:"n"`
-	Errs   int64              `json:"errs,omitempty"`
-	Extra  map[string]float64 `json:"extra,omitempty"`
+	Name    string             `json:"name"`
+	Params  map[string]any     `json:"params,omitempty"`
+	Version string             `json:"version,omitempty"`
+	Ops     float64            `json:"ops_per_s"`
+	P50us   float64            `json:"p50_us"`
+	P99us   float64            `json:"p99_us"`
+	Max     float64            `json:"max_us"`
+	N       int64              `json:"n"`
+	Errs    int64              `json:"errs,omitempty"`
+	Extra   map[string]float64 `json:"extra,omitempty"`
 }
 
 // Print writes r as one JSON line.
@@ -75,7 +76,7 @@ func Closed(callers int, warm, d time.Duration, f func(caller, i int) error) Res
 // Summarise makes a Result of nanosecond samples gathered over d.
 func Summarise(ns []int64, d time.Duration) Result {
 	sort.Slice(ns, func(i, j int) bool { return ns[i] < ns[j] })
-	r := Result{N: int64(len(ns)), Ops: float64(len(ns)) / d.Seconds()}
+	r := Result{N: int64(len(ns)), Ops: float64(len(ns)) / d.Seconds(), Extra: map[string]float64{}}
 	if len(ns) > 0 {
 		q := func(p float64) float64 { return float64(ns[int(p*float64(len(ns)-1))]) / 1e3 }
 		r.P50us, r.P99us, r.Max = q(.5), q(.99), q(1)

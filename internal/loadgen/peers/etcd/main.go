@@ -26,17 +26,18 @@ import (
 )
 
 var (
-	mode   = flag.String("mode", "put", "put|deliver|failover|load|fanout")
-	conc   = flag.Int("conc", 64, "")
-	size   = flag.Int("size", 200, "")
-	d      = flag.Duration("d", 3*time.Second, "")
-	dir    = flag.String("dir", "data/etcd", "")
-	trials = flag.Int("trials", 10, "")
-	n      = flag.Int("n", 1000000, "")
-	rooms  = flag.Int("rooms", 100, "")
-	pace   = flag.Duration("pace", 10*time.Millisecond, "")
-	node   = flag.Int("node", -1, "internal: run one node")
-	base   = flag.Int("port", 15220, "")
+	mode     = flag.String("mode", "put", "put|deliver|failover|load|fanout; there is no asynchronous Put")
+	conc     = flag.Int("conc", 64, "callers, or watchers in fanout")
+	size     = flag.Int("size", 200, "bytes of a value")
+	d        = flag.Duration("d", 3*time.Second, "measured")
+	dir      = flag.String("dir", "data/etcd", "for the servers' data; what is there is removed")
+	trials   = flag.Int("trials", 10, "rounds of failover")
+	n        = flag.Int("n", 1000000, "messages in load")
+	rooms    = flag.Int("rooms", 100, "prefixes of keys")
+	pace     = flag.Duration("pace", 10*time.Millisecond, "how often a publisher of deliver sends")
+	fanconns = flag.Int("fanconns", 8, "connections of watchers in fanout")
+	node     = flag.Int("node", -1, "internal: run one node")
+	base     = flag.Int("port", 15220, "the first of the ports, of which 13 are used")
 )
 
 func must(err error) {
@@ -106,7 +107,7 @@ func main() {
 		select {}
 	}
 	os.RemoveAll(*dir)
-	params := map[string]any{"mode": *mode, "conc": *conc}
+	params := map[string]any{"mode": *mode, "conc": *conc, "fanconns": *fanconns, "size": *size, "rooms": *rooms, "n": *n}
 	if *mode == "failover" || *mode == "load" {
 		procs(params)
 		return
@@ -132,13 +133,11 @@ func main() {
 		return err
 	}
 	warm := time.Second
-	var f0, cpu0 float64
-	time.AfterFunc(warm, func() { f0, cpu0 = bench.Flushes(), bench.CPU() })
+	meter := bench.StartMeter(warm)
 	var r bench.Result
 	switch *mode {
 	case "put":
 		r = bench.Closed(*conc, warm, *d, put)
-		r.Extra = map[string]float64{"disk_flushes_per_s": (bench.Flushes() - f0) / d.Seconds(), "cpu_cores": (bench.CPU() - cpu0) / d.Seconds()}
 	case "deliver":
 		w := connect(u0((li + 1) % 3))
 		var mu sync.Mutex
@@ -161,11 +160,11 @@ func main() {
 		r = bench.Summarise(lats, *d)
 		mu.Unlock()
 		params["pace"] = pace.String()
-	case "fanout": // conc watchers of one key over 8 connections
+	case "fanout": // conc watchers of one key
 		var got atomic.Int64
-		for k := 0; k < 8; k++ {
+		for k := 0; k < *fanconns; k++ {
 			cl := connect(u0(li))
-			for j := 0; j < *conc/8; j++ {
+			for j := 0; j < *conc / *fanconns; j++ {
 				ch := cl.Watch(context.Background(), "fan")
 				go func() {
 					for m := range ch {
@@ -176,7 +175,7 @@ func main() {
 		}
 		time.Sleep(2 * time.Second)
 		var lats []int64
-		per := int64(*conc / 8 * 8)
+		per := int64(*conc / *fanconns * *fanconns)
 		t0 := time.Now()
 		for time.Since(t0) < *d {
 			a := time.Now()
@@ -189,9 +188,10 @@ func main() {
 			lats = append(lats, int64(time.Since(a)))
 		}
 		r = bench.Summarise(lats, time.Since(t0))
-		r.Extra = map[string]float64{"deliveries_per_s": r.Ops * float64(per)}
+		r.Extra["deliveries_per_s"] = r.Ops * float64(per)
 	}
-	r.Name, r.Params = "etcd", params
+	meter.Into(&r)
+	r.Name, r.Params, r.Version = "etcd", params, bench.Version("go.etcd.io/etcd/server/v3")
 	r.Print()
 	os.Exit(0)
 }
@@ -228,7 +228,7 @@ func procs(params map[string]any) {
 		}
 		r := bench.Summarise(lats, time.Second)
 		r.Ops = 0
-		r.Name, r.Params = "etcd", params
+		r.Name, r.Params, r.Version = "etcd", params, bench.Version("go.etcd.io/etcd/server/v3")
 		sort.Slice(lats, func(i, j int) bool { return lats[i] < lats[j] })
 		r.Extra = map[string]float64{"min_ms": float64(lats[0]) / 1e6, "median_ms": float64(lats[len(lats)/2]) / 1e6, "max_ms": float64(lats[len(lats)-1]) / 1e6}
 		r.Print()

@@ -31,19 +31,19 @@ import (
 var (
 	mode     = flag.String("mode", "put", "put|async|deliver|failover|load|fanout")
 	conc     = flag.Int("conc", 64, "callers, or the window in async, or subscribers in fanout")
-	size     = flag.Int("size", 200, "")
-	sync_    = flag.String("sync", "always", "always|default")
-	dedup    = flag.Bool("dedup", false, "")
-	d        = flag.Duration("d", 3*time.Second, "")
-	dir      = flag.String("dir", "data/nats", "")
-	trials   = flag.Int("trials", 10, "")
+	size     = flag.Int("size", 200, "bytes of a message")
+	sync_    = flag.String("sync", "always", "always|default, which does not fsync each message")
+	dedup    = flag.Bool("dedup", false, "give each message an id by which retries are recognised")
+	d        = flag.Duration("d", 3*time.Second, "measured")
+	dir      = flag.String("dir", "data/nats", "for the servers' data; what is there is removed")
+	trials   = flag.Int("trials", 10, "rounds of failover")
 	n        = flag.Int("n", 1000000, "messages in load")
-	rooms    = flag.Int("rooms", 100, "")
-	pace     = flag.Duration("pace", 10*time.Millisecond, "")
+	rooms    = flag.Int("rooms", 100, "subjects")
+	pace     = flag.Duration("pace", 10*time.Millisecond, "how often a publisher of deliver sends")
 	window   = flag.Int("window", 1, "messages of fanout that are under way at a time")
 	fanconns = flag.Int("fanconns", 8, "subscriber connections in fanout")
 	node     = flag.Int("node", -1, "internal: run one node")
-	base     = flag.Int("port", 14220, "")
+	base     = flag.Int("port", 14220, "the first of the ports, of which 13 are used")
 )
 
 func must(err error) {
@@ -132,7 +132,7 @@ func main() {
 		select {}
 	}
 	os.RemoveAll(*dir)
-	params := map[string]any{"mode": *mode, "conc": *conc, "sync": *sync_, "dedup": *dedup, "fanconns": *fanconns}
+	params := map[string]any{"mode": *mode, "conc": *conc, "sync": *sync_, "dedup": *dedup, "fanconns": *fanconns, "size": *size, "rooms": *rooms, "n": *n}
 	subj := make([]string, *rooms)
 	for i := range subj {
 		subj[i] = fmt.Sprint("chat.room", i)
@@ -166,8 +166,7 @@ func main() {
 		return b
 	}
 	warm := time.Second
-	var f0, c0 float64
-	time.AfterFunc(warm, func() { f0, c0 = bench.Flushes(), bench.CPU() })
+	meter := bench.StartMeter(warm)
 	var r bench.Result
 	switch *mode {
 	case "put":
@@ -256,16 +255,10 @@ func main() {
 			}
 		}
 		r = bench.Summarise(lats, time.Since(t0))
-		r.Extra = map[string]float64{"deliveries_per_s": r.Ops * float64(per)}
+		r.Extra["deliveries_per_s"] = r.Ops * float64(per)
 	}
-	if r.Extra == nil {
-		r.Extra = map[string]float64{}
-	}
-	if *mode == "put" || *mode == "async" {
-		r.Extra["disk_flushes_per_s"] = (bench.Flushes() - f0) / d.Seconds()
-		r.Extra["cpu_cores"] = (bench.CPU() - c0) / d.Seconds()
-	}
-	r.Name, r.Params = "nats-jetstream", params
+	meter.Into(&r)
+	r.Name, r.Params, r.Version = "nats-jetstream", params, bench.Version("github.com/nats-io/nats-server/v2")
 	r.Print()
 	os.Exit(0)
 }
@@ -306,7 +299,7 @@ func procs(subj []string, params map[string]any) {
 		}
 		r := bench.Summarise(lats, time.Second)
 		r.Ops = 0
-		r.Name, r.Params = "nats-jetstream", params
+		r.Name, r.Params, r.Version = "nats-jetstream", params, bench.Version("github.com/nats-io/nats-server/v2")
 		sort.Slice(lats, func(i, j int) bool { return lats[i] < lats[j] })
 		r.Extra = map[string]float64{"min_ms": float64(lats[0]) / 1e6, "median_ms": float64(lats[len(lats)/2]) / 1e6, "max_ms": float64(lats[len(lats)-1]) / 1e6}
 		r.Print()
