@@ -49,6 +49,7 @@ var allowed = map[string][]string{
 
 	// Test and measuring machinery.
 	"internal/loadgen":              {"", "rpc/client"},
+	"internal/loadgen/compare":      {},
 	"internal/archtest":             {},
 	"internal/hostcost":             {},
 	"internal/hostcost/plainserver": {},
