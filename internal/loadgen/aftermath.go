@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -189,7 +190,29 @@ func (h *history) catchUp(ctx context.Context, c *cluster, p params, r *result) 
 	_, after, err := c.leader(ctx)
 	r.Extra["catchup_ms"], r.Extra["catchup_mib_per_s"] = ms(took), state/took.Seconds()
 	r.Extra["catchup_terms"] = float64(after - term)
-	return err
+	return errors.Join(err, h.voters(ctx, len(c.procs)))
+}
+
+// voters waits until so many nodes vote: one that came back empty does not at once, and until then the cluster can
+// spare no other.
+func (h *history) voters(ctx context.Context, want int) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	for {
+		s, err := h.users[0].Status(ctx)
+		n := 0
+		for _, v := range s.Servers {
+			if v.Voter {
+				n++
+			}
+		}
+		if n == want {
+			return err
+		}
+		if pause(ctx, 50*time.Millisecond) != nil {
+			return fmt.Errorf("%d of %d nodes vote: %w", n, want, errors.Join(err, context.Cause(ctx)))
+		}
+	}
 }
 
 // writeSpeed is at how many MiB a second a file is written and synced.
