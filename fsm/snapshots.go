@@ -23,6 +23,9 @@ const (
 	retain = 2
 	// maxFailures is how many attempts to send a snapshot, or to install one, may fail, one after the other.
 	maxFailures = 3
+	// sendRate is how many bytes of a snapshot are sent in a second at most: a leader has other work, and a
+	// disk that the follower shares with others as well.
+	sendRate = 128 << 20
 )
 
 // Snapshots is a raft.SnapshotStore. A snapshot is a directory of Pebble files, most of them
@@ -32,6 +35,8 @@ type Snapshots struct {
 	dir string
 	fs  files.FS
 	log *zap.Logger
+	// rate is sendRate.
+	rate float64
 	// fault is told of a snapshot that cannot be sent: raft would try for ever, and whoever needs it
 	// would never catch up (hashicorp/raft#522).
 	fault func(error)
@@ -77,7 +82,7 @@ func openSnapshots(fs files.FS, dir string, log *zap.Logger, fault func(error)) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshots{dir: dir, fs: fs, log: log, fault: fault}
+	s := &Snapshots{dir: dir, fs: fs, log: log, rate: sendRate, fault: fault}
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		if strings.HasSuffix(path, unfinished) {
@@ -213,7 +218,7 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 func (r *snapshotReader) send(w io.Writer) error {
 	err := r.snap.verify(r.s.log)
 	if err == nil {
-		err = r.write(w)
+		err = r.write(&paced{w: w, rate: r.s.rate})
 	}
 	if r.s.unsendable(err) {
 		r.s.fault(fmt.Errorf("send the snapshot in %s: %w", r.snap.dir, err))
