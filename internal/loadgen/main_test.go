@@ -77,6 +77,7 @@ func TestRun(t *testing.T) {
 			"disk_state_mib", "disk_log_mib", "page_p99_us", "snapshot_ms", "restart_clean_ms", "restart_kill_ms",
 			"restart_all_kill_ms", "restart_to_write_ms", "catchup_ms", "live_ops_per_s",
 		}},
+		{"load", []string{"-nodes", "1", "-n", "100", "-conc", "4", "-rooms", "2"}, []string{"restart_kill_ms"}},
 		{"failover", []string{"-n", "1"}, []string{"median_ms"}},
 	} {
 		t.Run(strings.Join(append([]string{tt.profile}, tt.args...), "_"), func(t *testing.T) {

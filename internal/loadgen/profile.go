@@ -118,7 +118,7 @@ func (f *flags) validate(p profile) error {
 	fault(f.Nodes < 1 || f.Nodes%2 == 0 && len(f.servers) == 0, "-nodes %d: want an odd number", f.Nodes)
 	fault(p.own && len(f.servers) > 0, "-servers with -profile %s: it ends nodes, and starts its own for that", f.Profile)
 	fault(f.Processes && len(f.servers) > 0 && !p.own, "-processes with -servers: no nodes are started then")
-	fault(p.own && f.Nodes == 1, "-nodes 1 with -profile %s: want others that go on while a node is down", f.Profile)
+	fault(f.Profile == "failover" && f.Nodes == 1, "-nodes 1 with -profile failover: want others that go on while a node is down")
 	fault(f.heap != "" && f.Profile != "load", "-memprofile with -profile %s: it is for load", f.Profile)
 	fault(f.Size < stampSize || f.Size > 16<<10, "-size %d: want %d to %d bytes", f.Size, stampSize, 16<<10)
 	fault(f.Clients < 1, "-clients %d: want one or more", f.Clients)
