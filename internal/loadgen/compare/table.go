@@ -46,9 +46,9 @@ func (c *comparison) rows(wanted []string) (rows []row, err error) {
 				{"-profile", "deliver", "-for", length}, {"-mode", "deliver", "-conc", "1", "-sync", "always", "-d", length}, {"-mode", "deliver", "-conc", "1", "-d", length},
 			}, measures: []measure{{"p50 ms", p50, [2]string{"≤ 1.2", ""}}, {"p99 ms", p99, [2]string{}}}})
 		case "fanout":
-			conns := []string{"-mode", "fanout", "-conc", "1000", "-fanconns", "125", "-d", length}
-			rows = append(rows, row{what: "one message to 1,000 subscribers on 125 connections, NATS core", args: [3][]string{
-				{"-profile", "fanout", "-n", "1000", "-clients", "125", "-for", length}, conns, conns,
+			conns := []string{"-mode", "fanout", "-conc", "1000", "-fanconns", "50", "-d", length}
+			rows = append(rows, row{what: "one message to 1,000 subscribers on 50 connections, NATS core", args: [3][]string{
+				{"-profile", "fanout", "-n", "1000", "-clients", "50", "-for", length}, conns, conns,
 			}, measures: []measure{{"deliveries/s", extra("deliveries_per_s"), [2]string{"≥ 1.0", ""}}, cpuPerOp}})
 		case "failover":
 			n := strconv.Itoa(c.rounds)
