@@ -165,6 +165,7 @@ type Client struct {
 	mu     sync.Mutex // guards what follows
 	token  string
 	closed bool
+	shares map[string]*share // of the sessions that have subscriptions, by token
 }
 
 // Dial makes a client for the cluster of which endpoints, each host:port, are nodes: one is enough,

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -13,40 +14,41 @@ type inbox struct {
 
 	mu     sync.Mutex // guards what follows
 	events []Event
-	full   bool  // put waits
+	full   bool  // an offer was refused
 	over   error // why there will be no more
 }
 
 func newInbox() inbox { return inbox{ready: make(chan struct{}, 1), room: make(chan struct{}, 1)} }
 
-// put adds the events of a frame, which it keeps. It waits for the caller while there are too many, and
-// holds the watch meanwhile. One goroutine calls it.
-func (b *inbox) put(ctx context.Context, events []Event, w *watch) error {
+// offer adds the events of a frame, which may be those of other inboxes too; it reports false when the
+// caller has not taken enough of what is there.
+func (b *inbox) offer(events []Event) bool {
 	if len(events) == 0 {
-		return nil
+		return true
 	}
 	b.mu.Lock()
-	if len(b.events) >= buffered {
-		w.hold(true)
-		defer w.hold(false)
+	defer b.mu.Unlock()
+	if b.full = len(b.events) >= buffered; b.full {
+		return false
 	}
-	for len(b.events) >= buffered {
-		b.full = true
-		b.mu.Unlock()
+	if len(b.events) == 0 {
+		b.events = events
+	} else {
+		b.events = append(b.events[:len(b.events):len(b.events)], events...)
+	}
+	signal(b.ready)
+	return true
+}
+
+// put is offer that waits for the caller.
+func (b *inbox) put(ctx context.Context, events []Event) error {
+	for !b.offer(events) {
 		select {
 		case <-b.room:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		b.mu.Lock()
 	}
-	if len(b.events) == 0 {
-		b.events = events
-	} else {
-		b.events = append(b.events, events...)
-	}
-	b.mu.Unlock()
-	signal(b.ready)
 	return nil
 }
 
@@ -57,7 +59,7 @@ func (b *inbox) next() (e Event, ok bool, err error) {
 	defer b.mu.Unlock()
 	if ok = len(b.events) > 0; ok {
 		e = b.events[0]
-		b.events[0] = Event{} // it is the caller's now, who may drop it
+		e.Seqs = slices.Clone(e.Seqs) // the rest of an event cannot be changed
 		b.events = b.events[1:]
 	} else if b.over != nil {
 		err = b.over

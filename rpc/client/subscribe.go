@@ -74,17 +74,20 @@ type Subscription struct {
 	done   chan struct{} // closed when the stream has ended for good
 	err    error         // why; read it only after done
 	stop   context.CancelFunc
-	at     cursor.Cursor // what was received; used by run alone
+	share  *share
+	alone  chan struct{} // one slot: it rides no more
+	at     cursor.Cursor // what was received; used by run alone, and by share while it rides
 	live   bool          // a node has the subscription; used by run alone
 	first  chan error    // the outcome of the first frame, once
 }
 
 // Subscribe begins to receive events, and returns when a node has taken the subscription: what
 // happens from then on will come. It needs a session, and ends with it. ctx bounds the call, not
-// the subscription, which lives until Close. Errors: ErrUnauthenticated, ErrBadCursor,
-// ErrOtherCluster, ErrLimit beyond 32 subscriptions of a session at one node.
+// the subscription, which lives until Close. Subscriptions of one client, but those with OnLive, share a stream
+// when they are at the same place, so that one more costs the node little; one that is slow holds up no other.
+// Errors: ErrUnauthenticated, ErrBadCursor, ErrOtherCluster, ErrLimit beyond 32 subscriptions of a session.
 func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscription, error) {
-	s := &Subscription{c: c, onLive: o.OnLive, token: c.Token(), inbox: newInbox(), done: make(chan struct{}), first: make(chan error, 1)}
+	s := &Subscription{c: c, onLive: o.OnLive, token: c.Token(), inbox: newInbox(), done: make(chan struct{}), alone: make(chan struct{}, 1), first: make(chan error, 1)}
 	if o.Cursor != "" {
 		at, err := cursor.Parse(o.Cursor)
 		if err != nil {
@@ -96,6 +99,10 @@ func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscripti
 	defer cancel()
 	life, stop := context.WithCancel(c.life)
 	s.stop = stop
+	if s.share = c.enlist(s.token); s.share == nil {
+		stop()
+		return nil, fmt.Errorf("%w: %d subscriptions of one session", chaterr.ErrLimit, maxSubscriptions)
+	}
 	c.mu.Lock()
 	closed := c.closed
 	if !closed {
@@ -104,6 +111,7 @@ func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscripti
 	c.mu.Unlock()
 	if closed {
 		stop()
+		c.discharge(s)
 		return nil, chaterr.ErrClosed
 	}
 	select {
@@ -160,6 +168,7 @@ func (s *Subscription) Close() error {
 // run keeps a stream open until Close, or until it is refused.
 func (s *Subscription) run(ctx context.Context) {
 	defer func() {
+		s.c.discharge(s)
 		s.inbox.end(s.err)
 		close(s.done)
 	}()
@@ -169,7 +178,16 @@ func (s *Subscription) run(ctx context.Context) {
 			s.err = err
 			return
 		}
-		err = grpcerr.FromStatus(s.receive(ctx, n, cc))
+		err = s.receive(ctx, n, cc)
+		s.share.pause(s)
+		if err == errRides {
+			select {
+			case <-s.alone:
+				continue
+			case <-ctx.Done():
+			}
+		}
+		err = grpcerr.FromStatus(err)
 		if ctx.Err() != nil {
 			s.err = chaterr.ErrClosed
 			return
@@ -191,6 +209,9 @@ func (s *Subscription) setLive(live bool) {
 	}
 	s.live = live
 }
+
+// errRides: the subscription needs no stream.
+var errRides = errors.New("rides")
 
 // errSilent: the stream has missed its heartbeats.
 var errSilent = fmt.Errorf("%w: the node is silent", chaterr.ErrNoLeader)
@@ -232,12 +253,15 @@ func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.Client
 		if err := s.deliver(ctx, frame, watch); err != nil {
 			return err
 		}
+		if s.share.join(s, len(frame.Events)) {
+			return errRides
+		}
 	}
 }
 
 // deliver hands on what was not seen before. It waits for the caller.
 func (s *Subscription) deliver(ctx context.Context, frame *chatpb.SubscribeResponse, watch *watch) error {
-	events := make([]Event, 0, len(frame.Events))
+	events, places := make([]Event, 0, len(frame.Events)), make([]cursor.Position, 0, len(frame.Events))
 	last := s.at
 	for _, e := range frame.Events {
 		at, err := cursor.Parse(e.Cursor)
@@ -248,22 +272,30 @@ func (s *Subscription) deliver(ctx context.Context, frame *chatpb.SubscribeRespo
 			continue
 		}
 		if event := toEvent(e); event.Kind != 0 {
-			events = append(events, event)
+			events, places = append(events, event), append(places, at.Position)
 		}
 		last = at
 	}
-	if err := s.inbox.put(ctx, events, watch); err != nil {
-		return err
+	if n := len(frame.Events); n == 0 || frame.Cursor != frame.Events[n-1].Cursor {
+		at, err := cursor.Parse(frame.Cursor)
+		if err != nil {
+			return err
+		}
+		if last.Cluster != at.Cluster || at.After(last.Position) {
+			last = at
+		}
+	}
+	s.share.carry(s, events, places, last)
+	if !s.inbox.offer(events) {
+		s.share.leave(s)
+		watch.hold(true)
+		defer watch.hold(false)
+		if err := s.inbox.put(ctx, events); err != nil {
+			return err
+		}
 	}
 	s.at = last
-	if n := len(frame.Events); n > 0 && frame.Cursor == frame.Events[n-1].Cursor {
-		return nil
-	}
-	at, err := cursor.Parse(frame.Cursor)
-	if err == nil && (s.at.Cluster != at.Cluster || at.After(s.at.Position)) {
-		s.at = at
-	}
-	return err
+	return nil
 }
 
 // toEvent has no Kind for what this version does not know.
