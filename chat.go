@@ -131,7 +131,7 @@ func New(options Options) (*Node, error) {
 	}
 	n := &Node{o: o, hub: fanout.NewHub()}
 	var err error
-	if n.dir, err = replica.OpenDir(o.DataDir, o.NodeID, o.LogStore); err != nil {
+	if n.dir, err = o.openDir(); err != nil {
 		return nil, fmt.Errorf("chat: %w", err)
 	}
 	n.fsm, err = fsm.Open(fsm.Options{

@@ -150,7 +150,7 @@ func TestMembership_Grows(t *testing.T) {
 // it has caught up, and nothing is lost. With a second node away it must not have made a majority.
 func TestMembership_Wiped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := chattest.New(t, 3)
+		c := chattest.New(t, 3, chattest.OnDisk())
 		c.Client("bob")
 		alice := c.Client("alice")
 		chats(t, c, alice, c.Nodes...)

@@ -161,7 +161,7 @@ func TestBackup_Acknowledged(t *testing.T) {
 // TestMoveLog: a node whose log was moved goes on where it was, and one whose log is elsewhere says so.
 func TestMoveLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := chattest.New(t, 3)
+		c := chattest.New(t, 3, chattest.OnDisk())
 		alice, n := c.Client("alice"), c.Nodes[0]
 		for _, to := range []chat.LogStore{chat.LogStoreBolt, chat.LogStorePebble} {
 			if err := chat.MoveLog(n.Options.DataDir, to); !errors.Is(err, chat.ErrDataDirInUse) {
@@ -236,7 +236,7 @@ func TestRecover(t *testing.T) {
 	var dir, lost string
 	dirs := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		c := chattest.New(t, 3)
+		c := chattest.New(t, 3, chattest.OnDisk())
 		alice := c.Client("alice")
 		c.Client("bob")
 		for i := range 20 {

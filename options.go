@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"example.com/chat/internal/memdisk"
 	"example.com/chat/internal/node"
 	"example.com/chat/internal/replica"
 )
@@ -115,6 +116,10 @@ type Options struct {
 	// StableFor is how long a newcomer must have kept up before it votes; 0 means 2 s. All nodes should
 	// agree.
 	StableFor time.Duration
+
+	// Memory is for package rpc/chattest alone, whose clusters are in memory: the node keeps everything there,
+	// and DataDir is not used. Nothing of it outlives the process. nil, as everywhere else, is for DataDir.
+	Memory *memdisk.Disk
 }
 
 // LogStore is what keeps raft's entries in a data directory. raft-boltdb keeps the term and the vote in
@@ -203,7 +208,7 @@ func (o Options) validate() error {
 		}
 	}
 	fault(!nodeIDs.MatchString(o.NodeID), "NodeID %q: want 1 to 64 letters, digits, dots, dashes and underscores", o.NodeID)
-	fault(o.DataDir == "", "DataDir is empty: want a directory for this node alone")
+	fault(o.DataDir == "" && o.Memory == nil, "DataDir is empty: want a directory for this node alone")
 	fault(!isAddress(o.Advertise), "Advertise %q: want the host:port at which the other nodes reach this one, of at most %d bytes", o.Advertise, node.MaxAddress)
 	for _, s := range o.Seeds {
 		fault(!isAddress(s), "Seeds: %q: want host:port", s)
@@ -226,6 +231,14 @@ func (o Options) validate() error {
 		return nil
 	}
 	return fmt.Errorf("chat: invalid options: %w", errors.Join(faults...))
+}
+
+// openDir opens what the node keeps everything in.
+func (o Options) openDir() (*replica.Dir, error) {
+	if o.Memory != nil {
+		return replica.OpenMemory(o.Memory, o.NodeID, o.LogStore)
+	}
+	return replica.OpenDir(o.DataDir, o.NodeID, o.LogStore)
 }
 
 // others are the seeds but the node itself.

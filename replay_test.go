@@ -18,7 +18,7 @@ import (
 // stopped or died with what was only in memory.
 func TestReplay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := chattest.New(t, 3)
+		c := chattest.New(t, 3, chattest.OnDisk())
 		alice := c.Client("alice")
 		c.Client("bob")
 		for i := range 40 {

@@ -19,6 +19,7 @@ var allowed = map[string][]string{
 	"": {
 		"rpc", "rpc/peer", "membership", "internal/replica", "internal/fanout", "internal/auth", "internal/zaplog",
 		"internal/node", "fsm", "fsm/state", "rpc/client",
+		"internal/memdisk", // a type of Options, for rpc/chattest
 	},
 	"rpc":              {"rpc/chatpb", "fsm/state", "internal/fanout", "internal/auth", "internal/grpcerr", "internal/cursor"},
 	"rpc/chatpb":       {},
@@ -26,7 +27,7 @@ var allowed = map[string][]string{
 	"rpc/peer":         {"rpc/peer/peerpb", "internal/grpcerr", "internal/node"},
 	"rpc/peer/peerpb":  {},
 	"membership":       {"internal/node"},
-	"internal/replica": {"fsm", "fsm/state", "internal/files", "internal/node", "internal/zaplog"},
+	"internal/replica": {"fsm", "fsm/state", "internal/files", "internal/memdisk", "internal/node", "internal/zaplog"},
 	"fsm":              {"fsm/state", "fsm/fsmpb", "internal/files"},
 	"fsm/state":        {"fsm/fsmpb", "internal/cursor"},
 	"fsm/fsmpb":        {},
@@ -34,6 +35,7 @@ var allowed = map[string][]string{
 	"internal/auth":    {},
 	"internal/chaterr": {},
 	"internal/files":   {"internal/zaplog"},
+	"internal/memdisk": {},
 	"internal/grpcerr": {},
 	"internal/zaplog":  {},
 	"internal/node":    {},
@@ -59,7 +61,7 @@ var allowed = map[string][]string{
 	"internal/faulttest":            {},
 	"internal/readmetest":           {},
 	"internal/simnet":               {},
-	"rpc/chattest":                  {"", "rpc/client", "internal/simnet"}, // a host's tests import it
+	"rpc/chattest":                  {"", "rpc/client", "internal/memdisk", "internal/simnet"}, // a host's tests import it
 }
 
 const (

@@ -68,7 +68,7 @@ func Check(dir string, log *zap.Logger) (c Checked, err error) {
 		if e = wholeLog(name); e != nil {
 			return e
 		}
-		c.First, c.Last, e = checkLog(place{dir, files.FS{FS: d.fs}, dir, d.id.logStore()}, report)
+		c.First, c.Last, e = checkLog(place{dir: dir, files: files.FS{FS: d.fs}, path: dir, store: d.id.logStore()}, report)
 		return e
 	})
 	if errors.Is(e, chaterr.ErrDataDirInUse) {

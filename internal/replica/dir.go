@@ -20,6 +20,7 @@ import (
 
 	"example.com/chat/internal/chaterr"
 	"example.com/chat/internal/files"
+	"example.com/chat/internal/memdisk"
 	"example.com/chat/internal/node"
 )
 
@@ -81,34 +82,43 @@ func OpenDir(path, nodeID string, store LogStore) (*Dir, error) {
 	if err := privateDir(path); err != nil {
 		return nil, err
 	}
-	return openDir(vfs.Default, path, path, nodeID, store)
+	return openDir(vfs.Default, place{dir: path, path: path, store: store}, nodeID)
 }
 
-// openDir has the log in a directory of the machine and everything else on a file system.
-func openDir(on vfs.FS, path, boltDir, nodeID string, store LogStore) (*Dir, error) {
-	d := &Dir{path: path, fs: files.NewWatched(on)}
+// memoryDir is where a node's directory is on a disk in memory.
+const memoryDir = "/data"
+
+// OpenMemory is OpenDir for a disk in memory.
+func OpenMemory(disk *memdisk.Disk, nodeID string, store LogStore) (*Dir, error) {
+	on := disk.Files()
+	if err := (files.FS{FS: on}).MakeDir(memoryDir); err != nil {
+		return nil, err
+	}
+	return openDir(on, place{memory: disk, path: memoryDir, store: store}, nodeID)
+}
+
+// openDir has raft.db where at says, and everything else on a file system.
+func openDir(on vfs.FS, at place, nodeID string) (*Dir, error) {
+	d, store := &Dir{path: at.path, fs: files.NewWatched(on)}, at.store
 	found, err := d.read()
 	if err != nil {
 		return nil, err
 	}
 	if found && nodeID != "" && d.id.NodeID != nodeID {
-		return nil, fmt.Errorf("%s is the data directory of node %q, not of %q: %w", path, d.id.NodeID, nodeID, chaterr.ErrOtherNode)
+		return nil, fmt.Errorf("%s is the data directory of node %q, not of %q: %w", at.path, d.id.NodeID, nodeID, chaterr.ErrOtherNode)
 	}
 	if found && store != "" && d.id.logStore() != store {
-		return nil, fmt.Errorf("%s has its log in %s, not in %s: move it with MoveLog first, while the node is stopped", path, d.id.logStore(), store)
+		return nil, fmt.Errorf("%s has its log in %s, not in %s: move it with MoveLog first, while the node is stopped", at.path, d.id.logStore(), store)
 	}
 	if found {
 		store = d.id.logStore()
 	}
-	store = cmp.Or(store, DefaultLogStore)
+	at.files, at.store = files.FS{FS: d.fs}, cmp.Or(store, DefaultLogStore)
 	// node.json is made last: beside it, a log that is missing was lost, and the node's votes with it.
-	if d.log, err = (place{boltDir, files.FS{FS: d.fs}, path, store}).open(!found); err != nil {
+	if d.log, err = at.open(!found); err != nil {
 		return nil, err
 	}
-	if err = removeUnfinished(boltDir); err == nil {
-		err = d.settle(found, nodeID, store)
-	}
-	if err != nil {
+	if err := d.settle(found, nodeID, at.store); err != nil {
 		return nil, errors.Join(err, d.log.Close())
 	}
 	return d, nil

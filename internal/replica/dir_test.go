@@ -6,9 +6,49 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hashicorp/raft"
+
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/memdisk"
 	"example.com/chat/internal/node"
 )
+
+// TestOpenMemory: a disk in memory keeps who the node is, its term and its entries over a crash, in either log store,
+// and lets one node in.
+func TestOpenMemory(t *testing.T) {
+	for _, store := range logStores {
+		t.Run(string(store), func(t *testing.T) {
+			disk := memdisk.New()
+			d, err := OpenMemory(disk, "a", store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			instance := d.Instance()
+			if _, err := OpenMemory(disk, "a", store); !errors.Is(err, chaterr.ErrDataDirInUse) {
+				t.Errorf("a second node: %v", err)
+			}
+			if _, err := OpenMemory(disk, "b", store); !errors.Is(err, chaterr.ErrOtherNode) {
+				t.Errorf("another node: %v", err)
+			}
+			entry := raft.Log{Index: 1, Term: 7, Data: []byte("x")}
+			if err := errors.Join(d.log.SetUint64([]byte(termKey), 7), d.log.StoreLog(&entry), d.Close()); err != nil {
+				t.Fatal(err)
+			}
+			disk.Crash()
+			if d, err = OpenMemory(disk, "a", store); err != nil {
+				t.Fatal(err)
+			}
+			term, err := d.log.GetUint64([]byte(termKey))
+			var got raft.Log
+			if err := errors.Join(err, d.log.GetLog(1, &got), d.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if d.Instance() != instance || term != 7 || string(got.Data) != "x" {
+				t.Errorf("instance %q, want %q; term %d; entry %q", d.Instance(), instance, term, got.Data)
+			}
+		})
+	}
+}
 
 // TestOpenDir_Refuses: a directory that is not this node's own, or not whole, is not touched.
 func TestOpenDir_Refuses(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"maps"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 
 	"example.com/chat/internal/chaterr"
 	"example.com/chat/internal/files"
+	"example.com/chat/internal/memdisk"
 )
 
 // logFile is what keeps raft's entries, and raft-boltdb, which keeps its term and vote, with a witness.
@@ -32,7 +34,7 @@ import (
 // concurrent use.
 type logFile struct {
 	disk    // the stores below; a test puts something around them
-	bolt    *raftboltdb.BoltStore
+	bolt    boltStore
 	pebble  *pebbleLog // nil when the other has the entries
 	witness vfs.File
 
@@ -42,6 +44,17 @@ type logFile struct {
 }
 
 var _ disk = (*logFile)(nil)
+
+// boltStore is raft-boltdb, or what stands in for it in memory.
+type boltStore interface {
+	disk
+	io.Closer // unlocks it
+}
+
+var (
+	_ boltStore = (*raftboltdb.BoltStore)(nil)
+	_ boltStore = (*memdisk.Log)(nil)
+)
 
 // LogStore is what keeps raft's entries.
 type LogStore string
@@ -138,10 +151,11 @@ func ends(path string, readOnly bool) (first, last uint64, err error) {
 
 // place is where a log is.
 type place struct {
-	dir   string   // of raft.db, on the machine
-	files files.FS // of everything else
-	path  string   // there
-	store LogStore
+	dir    string        // of raft.db, on the machine
+	memory *memdisk.Disk // what has its part instead; nil for a place with a raft.db
+	files  files.FS      // of everything else
+	path   string        // there
+	store  LogStore
 }
 
 func (p place) bolt() string    { return filepath.Join(p.dir, boltFile) }
@@ -162,11 +176,7 @@ func (p place) load(create bool) (*logFile, error) {
 
 // read opens a log, and compares it with its witness.
 func (p place) read(create, readOnly bool) (*logFile, error) {
-	first, last, err := ends(p.bolt(), readOnly)
-	if err != nil {
-		return nil, err
-	}
-	s, err := openStore(p.bolt(), readOnly)
+	s, first, last, err := p.lock(readOnly)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +192,27 @@ func (p place) read(create, readOnly bool) (*logFile, error) {
 		return nil, errors.Join(err, safely(l.Close))
 	}
 	return l, nil
+}
+
+// lock opens raft-boltdb, or what stands in for it, and reads which entries it has.
+func (p place) lock(readOnly bool) (s boltStore, first, last uint64, err error) {
+	if p.memory != nil {
+		l, err := p.memory.Lock()
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		first, _ = l.FirstIndex() // neither fails
+		last, _ = l.LastIndex()
+		return l, first, last, nil
+	}
+	if first, last, err = ends(p.bolt(), readOnly); err != nil {
+		return nil, 0, 0, err
+	}
+	db, err := openStore(p.bolt(), readOnly)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	return db, first, last, nil
 }
 
 // usePebble has the log keep its entries in a Pebble.

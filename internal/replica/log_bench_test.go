@@ -23,7 +23,7 @@ func BenchmarkLogStore(b *testing.B) {
 				if err := on.MakeDir(path); err != nil {
 					b.Fatal(err)
 				}
-				l, err := place{path, on, path, store}.open(true)
+				l, err := place{dir: path, files: on, path: path, store: store}.open(true)
 				if err != nil {
 					b.Fatal(err)
 				}

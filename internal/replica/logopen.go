@@ -16,6 +16,9 @@ import (
 // open opens the log, which is made first if create is set: raft.db beside it, for what a power cut leaves
 // of a file that bbolt is beginning is none that bbolt opens.
 func (p place) open(create bool) (*logFile, error) {
+	if p.memory != nil {
+		return p.load(create)
+	}
 	path := p.bolt()
 	if _, err := os.Stat(path); create && errors.Is(err, fs.ErrNotExist) {
 		if err := makeLog(p.dir, path); err != nil {
@@ -33,6 +36,9 @@ func (p place) open(create bool) (*logFile, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open raft's log %s: %w", path, err)
+	}
+	if err := removeUnfinished(p.dir); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }

@@ -230,7 +230,7 @@ func (m *machine) boot() error {
 	if err != nil {
 		return err
 	}
-	if n.dir, err = openDir(m.files(), root, m.path, m.id, m.s.logStore); err != nil {
+	if n.dir, err = openDir(m.files(), place{dir: m.path, path: root, store: m.s.logStore}, m.id); err != nil {
 		return err
 	}
 	if n.dir.Cluster().ID == "" {

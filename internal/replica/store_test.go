@@ -389,7 +389,7 @@ func TestGuard_Hangs(t *testing.T) {
 func TestStore_Bolt(t *testing.T) {
 	path := t.TempDir()
 	for round := range 2 {
-		b, err := place{path, files.FS{FS: vfs.Default}, path, LogStoreBolt}.open(round == 0)
+		b, err := place{dir: path, files: files.FS{FS: vfs.Default}, path: path, store: LogStoreBolt}.open(round == 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,5 +1,5 @@
-// Package chattest runs clusters of whole chat nodes inside a test: real raft, gossip, gRPC and files, on a
-// network in memory. A host tests its own program with it, against leaders that die:
+// Package chattest runs clusters of whole chat nodes inside a test: real raft, gossip and gRPC, on a
+// network and disks in memory. A host tests its own program with it, against leaders that die:
 //
 //	func TestOrders(t *testing.T) {
 //		synctest.Test(t, func(t *testing.T) {
@@ -16,8 +16,8 @@
 //
 // # Faults
 //
-// Kill ends a node as kill -9 does, Stop in good order, and Restart starts it again with what is on its disk. Cut
-// and Isolate lose what nodes send to each other until Heal. Leader, WaitStable and Until wait, so that no test
+// Kill ends a node as a power cut does, Stop in good order, and Restart starts it again with what is on its disk.
+// Cut and Isolate lose what nodes send to each other until Heal. Leader, WaitStable and Until wait, so that no test
 // has to sleep:
 //
 //	old := c.Leader()
@@ -25,6 +25,12 @@
 //	c.Leader(old) // another one
 //	c.Heal()
 //	c.WaitStable()
+//
+// # Disks
+//
+// A node's disk is in memory, where an fsync costs nothing: a cluster is there in a fraction of a second, and Kill
+// loses what was not synced. OnDisk has all nodes write files, for a test that looks at them. A node whose DataDir
+// the test has set does so, too.
 //
 // # The host's own program
 //
@@ -55,6 +61,7 @@ import (
 	"google.golang.org/grpc"
 
 	"example.com/chat"
+	"example.com/chat/internal/memdisk"
 	"example.com/chat/internal/simnet"
 	"example.com/chat/rpc/client"
 )
@@ -73,7 +80,7 @@ type Cluster struct {
 
 	t       testing.TB
 	o       options
-	dir     string
+	dir     string   // of the nodes' files, if they have some
 	seeds   []string // of New's nodes
 	net     *simnet.Net
 	started time.Time
@@ -89,6 +96,7 @@ type Node struct {
 	Options chat.Options
 
 	c      *Cluster
+	disk   *memdisk.Disk // nil for a node with files
 	server *grpc.Server
 }
 
@@ -101,6 +109,7 @@ type options struct {
 	login  func(user string) client.Option
 	client []client.Option
 	logs   bool
+	onDisk bool
 }
 
 // WithOptions has f change the options of each node that New makes, before it starts; i counts from 0.
@@ -125,11 +134,15 @@ func WithClient(opts ...client.Option) Option {
 	return func(o *options) { o.client = append(o.client, opts...) }
 }
 
+// OnDisk has the nodes keep everything in files, in directories of t.TempDir, instead of in memory. Kill
+// leaves what was written then, synced or not.
+func OnDisk() Option { return func(o *options) { o.onDisk = true } }
+
 // WithLogs has nodes log to the test.
 func WithLogs() Option { return func(o *options) { o.logs = true } }
 
 // New starts n nodes that form a cluster, and waits until it is stable; with n = 0 there is none yet, see
-// Add. Each node has its files in a directory of t.TempDir.
+// Add. What nodes keep is in memory, unless OnDisk says otherwise.
 func New(t testing.TB, n int, opts ...Option) *Cluster {
 	t.Helper()
 	c := Start(t, n, opts...)
@@ -154,7 +167,7 @@ func Start(t testing.TB, n int, opts ...Option) *Cluster {
 			c.seeds = append(c.seeds, addr(fmt.Sprintf("n%d", i+1)))
 		}
 	}
-	t.Cleanup(c.stop) // before that of TempDir; and not at the end of the test: Fatal would leave goroutines, and the bubble would panic
+	t.Cleanup(c.stop) // before that of TempDir, in which the test may have put a node; and not at the end of the test: Fatal would leave goroutines, and the bubble would panic
 	for i := range n {
 		c.Add(func(o *chat.Options) {
 			o.BootstrapExpect = n
@@ -173,9 +186,11 @@ func (c *Cluster) Add(change func(*chat.Options)) *Node {
 	name := fmt.Sprintf("n%d", len(c.Nodes)+1)
 	n := &Node{Name: name, Addr: addr(name), c: c}
 	n.Options = chat.Options{
-		NodeID: name, DataDir: filepath.Join(c.dir, name), Advertise: n.Addr,
-		Seeds:         c.seeds,
+		NodeID: name, Advertise: n.Addr, Seeds: c.seeds,
 		ClusterSecret: bytes.Repeat([]byte("s"), 32), Dial: c.net.Dialer(n.Addr),
+	}
+	if c.o.onDisk {
+		n.Options.DataDir = filepath.Join(c.dir, name)
 	}
 	if c.o.logs {
 		n.Options.Logger = zaptest.NewLogger(c.t).Named(name)
@@ -183,12 +198,16 @@ func (c *Cluster) Add(change func(*chat.Options)) *Node {
 	if change != nil {
 		change(&n.Options)
 	}
+	if n.Options.DataDir == "" {
+		n.disk = memdisk.New()
+		n.Options.Memory = n.disk
+	}
 	c.Nodes = append(c.Nodes, n)
 	n.Restart()
 	return n
 }
 
-// Restart starts a node that was stopped or killed, with its files as it left them. It does not wait until it is ready.
+// Restart starts a node that was stopped or killed, with its disk as it left it. It does not wait until it is ready.
 func (n *Node) Restart() {
 	n.c.t.Helper()
 	n.c.labelled(n.restart)
@@ -222,8 +241,8 @@ func (n *Node) Stop() {
 	n.end()
 }
 
-// Kill cuts a node off and ends it. The files are those of a process that was killed, but for what a
-// Close writes.
+// Kill cuts a node off and ends it. What it had not synced is lost; only that its state is synced at the end,
+// as Close does. A node with files keeps what it has written.
 func (n *Node) Kill() {
 	n.c.t.Helper()
 	for _, o := range n.c.Nodes {
@@ -231,6 +250,9 @@ func (n *Node) Kill() {
 	}
 	n.server.Stop()
 	n.end()
+	if n.disk != nil {
+		n.disk.Crash()
+	}
 }
 
 func (n *Node) end() {

@@ -3,6 +3,8 @@ package chattest
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,13 +18,68 @@ import (
 )
 
 // TestCluster_Bubble: leaders are killed, come back, and are cut off, in a bubble.
-func TestCluster_Bubble(t *testing.T) { synctest.Test(t, failovers) }
+func TestCluster_Bubble(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { failovers(t) }) })
+	t.Run("disk", func(t *testing.T) { synctest.Test(t, func(t *testing.T) { failovers(t, OnDisk()) }) })
+}
 
 // TestCluster_RealTime: the same, outside of one.
 func TestCluster_RealTime(t *testing.T) { failovers(t) }
 
-func failovers(t *testing.T) {
-	c := New(t, 3)
+// TestCluster_PowerCut: all nodes are killed at once, and have what was acknowledged when they come back.
+func TestCluster_PowerCut(t *testing.T) {
+	for _, store := range []chat.LogStore{chat.LogStorePebble, chat.LogStoreBolt} {
+		t.Run(string(store), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := New(t, 3, WithOptions(func(_ int, o *chat.Options) { o.LogStore = store }))
+				alice := c.Client("alice")
+				for round := range 3 {
+					if _, err := alice.Send(t.Context(), client.ToUser("alice"), client.Draft{Text: fmt.Sprint(round)}); err != nil {
+						t.Fatal(err)
+					}
+					for _, n := range c.Nodes {
+						n.Kill()
+					}
+					for _, n := range c.Nodes {
+						n.Restart()
+					}
+					c.WaitStable()
+				}
+				var got []string
+				for m, err := range alice.History(t.Context(), client.ToUser("alice"), client.Query{}) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, m.Text)
+				}
+				if want := []string{"2", "1", "0"}; !slices.Equal(got, want) {
+					t.Errorf("got %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// TestCluster_Disks: nodes have files when the test says so, for all or for one, and none otherwise.
+func TestCluster_Disks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		own := filepath.Join(t.TempDir(), "own")
+		c := New(t, 1, WithOptions(alone), WithOptions(func(_ int, o *chat.Options) { o.DataDir = own }))
+		other := New(t, 1, WithOptions(alone), OnDisk())
+		memory := New(t, 1, WithOptions(alone))
+		for _, n := range []*Node{c.Nodes[0], other.Nodes[0]} {
+			if _, err := os.Stat(filepath.Join(n.Options.DataDir, "node.json")); err != nil {
+				t.Error(err)
+			}
+		}
+		if dir := memory.Nodes[0].Options.DataDir; dir != "" {
+			t.Errorf("a node in memory has directory %q", dir)
+		}
+	})
+}
+
+func failovers(t *testing.T, opts ...Option) {
+	c := New(t, 3, opts...)
 	alice := c.Client("alice")
 	var want []string
 	send := func() {
