@@ -23,8 +23,8 @@
 // a second cluster. One that is to join an existing cluster has Seeds alone. New says all that is wrong at once.
 //
 // Ready's error says what a node waits for, and Status the same at any time. A node whose disk fails, or whose
-// state is not that of the others, ends by itself and leaves the host's process alone: Done is closed then, and
-// Err says why. Health is for load balancers.
+// state is not that of the others, ends by itself and leaves the host's process alone: Done is closed then,
+// Err says why, and clients go to other nodes. Health is for load balancers.
 //
 // # Users
 //
@@ -184,7 +184,7 @@ func (n *Node) wire() {
 	})
 	n.service = rpc.New(rpc.Options{
 		Replica: n.replica, Hub: n.hub, Passwords: auth.NewPasswords(), Authenticator: o.Authenticator,
-		Status: n.Status, Logger: o.Logger,
+		Failed: n.replica.Done(), Status: n.Status, Logger: o.Logger,
 	})
 }
 

@@ -98,6 +98,8 @@ func (c *conversation) watch() error {
 			return context.Cause(c.ctx)
 		case <-late:
 			return c.reason()
+		case <-c.o.Failed: // what has no answer may be sent again elsewhere
+			return chaterr.ErrFault
 		case <-drained:
 			drained = nil
 			c.end(chaterr.ErrDraining)

@@ -218,15 +218,16 @@ type host struct {
 	*Service
 	cc     *grpc.ClientConn
 	server *grpc.Server
+	failed chan struct{} // closed by a test for a node that has failed
 }
 
 // newHost starts one. It ends with the test.
 func newHost(t testing.TB, log *zap.Logger, opts ...grpc.ServerOption) *host {
 	t.Helper()
 	r := newReplica(t)
-	h := &host{replica: r, server: grpc.NewServer(opts...)}
+	h := &host{replica: r, server: grpc.NewServer(opts...), failed: make(chan struct{})}
 	h.Service = New(Options{
-		Replica: r, Hub: r.hub, Passwords: auth.NewPasswords(), Logger: log,
+		Replica: r, Hub: r.hub, Passwords: auth.NewPasswords(), Logger: log, Failed: h.failed,
 		Status: func() Status { return Status{NodeID: "n1", Role: Leader, Servers: []Server{{ID: "n1"}}} },
 	})
 	h.Service.Register(h.server)

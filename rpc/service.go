@@ -57,6 +57,8 @@ type Options struct {
 	Passwords *auth.Passwords
 	// Authenticator, which may be nil, is the host's word on who calls, instead of tokens.
 	Authenticator func(ctx context.Context) (user string, err error)
+	// Failed is closed when the node has failed for good. All streams end then.
+	Failed <-chan struct{}
 	// Status is how the node sees itself and the cluster. It must not wait.
 	Status func() Status
 	Logger *zap.Logger

@@ -278,6 +278,52 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// TestFault: when the node fails, streams end at once, with a reason that sends clients to another node; also those
+// with a send whose answer does not come. The host's server need not wait for them.
+func TestFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, zap.NewNop())
+		alice := h.user("alice")
+		room := h.lobby(alice)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		events, _, err := h.subscribe(ctx, alice, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var streams [3]*talker
+		for i := range streams {
+			if streams[i], err = h.dial(ctx, t, alice); err != nil {
+				t.Fatal(err)
+			}
+		}
+		idle, both, busy := streams[0], streams[1], streams[2]
+		if err := both.Send(&chatpb.ConnectRequest{Subscribe: &chatpb.SubscribeRequest{}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := both.Recv(); err != nil {
+			t.Fatal(err)
+		}
+		hold := make(chan struct{})
+		defer close(hold)
+		h.set(func() { h.hold = hold })
+		busy.say(to(room, "never answered"))
+		synctest.Wait()
+		start := time.Now()
+		close(h.failed)
+		_, err = events.Recv()
+		wantStatus(t, "Subscribe", err, codes.Internal, "FAULT")
+		for what, c := range map[string]*talker{"Connect": idle, "Connect with events": both, "Connect with a send": busy} {
+			_, err := c.Recv()
+			wantStatus(t, what, err, codes.Internal, "FAULT")
+		}
+		h.server.GracefulStop()
+		if took := time.Since(start); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 // TestLevels: how new the state must be. A node that lags sends the caller elsewhere after a while,
 // also one who has set no deadline; who takes what there is gets it at once.
 func TestLevels(t *testing.T) {

@@ -47,6 +47,8 @@ func (s events) Subscribe(r *chatpb.SubscribeRequest, stream grpc.ServerStreamin
 		select {
 		case <-s.drained:
 			cancel(chaterr.ErrDraining)
+		case <-s.o.Failed:
+			cancel(chaterr.ErrFault)
 		case <-ctx.Done():
 		}
 	}()

@@ -39,8 +39,8 @@ type EventServiceClient interface {
 	//
 	// Reasons: BAD_CURSOR (INVALID_ARGUMENT); OTHER_CLUSTER (FAILED_PRECONDITION) for the cursor of
 	// another cluster; UNAUTHENTICATED, also when the session ends during the stream; DRAINING
-	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond
-	// 32 streams of a session.
+	// (UNAVAILABLE) when the node goes down, and FAULT (INTERNAL) when it has failed: resume on
+	// another; LIMIT (RESOURCE_EXHAUSTED) beyond 32 streams of a session.
 	Subscribe(ctx context.Context, in *SubscribeRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SubscribeResponse], error)
 	// Connect is a conversation for those who send much: the caller sends many messages without
 	// waiting, and the node answers each of them, in any order, and several in a frame. Everything that
@@ -56,8 +56,9 @@ type EventServiceClient interface {
 	// and is cut off when it goes on sending.
 	//
 	// Reasons, of the stream: UNAUTHENTICATED, also when the session ends during the stream; DRAINING
-	// (UNAVAILABLE), when what was taken has been answered: go on at another node; LIMIT
-	// (RESOURCE_EXHAUSTED) beyond 8 of a session; OVERLOADED for who does not read; those of Subscribe.
+	// (UNAVAILABLE), when what was taken has been answered, and FAULT (INTERNAL), when the node has
+	// failed: go on at another node; LIMIT (RESOURCE_EXHAUSTED) beyond 8 of a session; OVERLOADED for
+	// who does not read; those of Subscribe.
 	// Of an answer: those of MessageService.Send.
 	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConnectRequest, ConnectResponse], error)
 }
@@ -118,8 +119,8 @@ type EventServiceServer interface {
 	//
 	// Reasons: BAD_CURSOR (INVALID_ARGUMENT); OTHER_CLUSTER (FAILED_PRECONDITION) for the cursor of
 	// another cluster; UNAUTHENTICATED, also when the session ends during the stream; DRAINING
-	// (UNAVAILABLE) when the node goes down: resume on another; LIMIT (RESOURCE_EXHAUSTED) beyond
-	// 32 streams of a session.
+	// (UNAVAILABLE) when the node goes down, and FAULT (INTERNAL) when it has failed: resume on
+	// another; LIMIT (RESOURCE_EXHAUSTED) beyond 32 streams of a session.
 	Subscribe(*SubscribeRequest, grpc.ServerStreamingServer[SubscribeResponse]) error
 	// Connect is a conversation for those who send much: the caller sends many messages without
 	// waiting, and the node answers each of them, in any order, and several in a frame. Everything that
@@ -135,8 +136,9 @@ type EventServiceServer interface {
 	// and is cut off when it goes on sending.
 	//
 	// Reasons, of the stream: UNAUTHENTICATED, also when the session ends during the stream; DRAINING
-	// (UNAVAILABLE), when what was taken has been answered: go on at another node; LIMIT
-	// (RESOURCE_EXHAUSTED) beyond 8 of a session; OVERLOADED for who does not read; those of Subscribe.
+	// (UNAVAILABLE), when what was taken has been answered, and FAULT (INTERNAL), when the node has
+	// failed: go on at another node; LIMIT (RESOURCE_EXHAUSTED) beyond 8 of a session; OVERLOADED for
+	// who does not read; those of Subscribe.
 	// Of an answer: those of MessageService.Send.
 	Connect(grpc.BidiStreamingServer[ConnectRequest, ConnectResponse]) error
 	mustEmbedUnimplementedEventServiceServer()
