@@ -128,6 +128,9 @@ func TestRun_Full(t *testing.T) {
 	<-ctx.Done()
 	_, last, _ := strings.Cut(said.String(), "standalone: ")
 	refused(t, cmd.ProcessState.ExitCode(), "standalone: "+last, "no space left", step)
+	if n := strings.Count(last, "no space left"); n != 1 {
+		t.Errorf("the fault is named %d times: %s", n, last)
+	}
 
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=64m"); err != nil {
 		t.Fatal(err)

@@ -109,8 +109,9 @@ func leave(node *chat.Node, server *grpc.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if node.Err() != nil {
-		server.Stop() // it serves nothing any more, and clients would keep their streams
-		return node.Close()
+		server.Stop()    // it serves nothing any more
+		_ = node.Close() // what a disk that has failed says again
+		return nil
 	}
 	_ = node.Drain(ctx) // what it says is not for who ends the program
 	stop := context.AfterFunc(ctx, server.Stop)

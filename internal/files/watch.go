@@ -40,7 +40,11 @@ func (w *Watched) write(what, name string, f func() error) error {
 	err := w.read(what, name, f)
 	// That a file is there, or not, says nothing of the disk.
 	if told := w.failed.Load(); told != nil && err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
-		(*told)(fmt.Errorf("%s %s: %w", what, name, err))
+		said := err
+		if p := (*fs.PathError)(nil); !errors.As(err, &p) { // which names both
+			said = fmt.Errorf("%s %s: %w", what, name, err)
+		}
+		(*told)(said)
 	}
 	return err
 }
