@@ -136,6 +136,32 @@ func one(t *testing.T, in string, args ...string) (code int, out, errs string) {
 	return code, o.String(), e.String()
 }
 
+// TestRun_NoServer: when no server takes a connection it is said at once, with the reason of each and the next step;
+// to programs, too. One that is slow is waited for.
+func TestRun_NoServer(t *testing.T) {
+	const servers = "127.0.0.1:1,localhost:1"
+	const each, step = "127.0.0.1:1: connection refused, localhost:1: connection refused", "want --servers with the addresses of nodes that run"
+	start := time.Now()
+	for _, command := range []string{"", "list"} {
+		args := append([]string{"--servers", servers, "--session", filepath.Join(t.TempDir(), "s")}, strings.Fields(command)...)
+		code, out, errs := one(t, "", args...)
+		if code != 1 || out != "" || errs != "cli: not connected: "+each+"; "+step+"\n" {
+			t.Errorf("%q: exit code %d, %q, %q", command, code, out, errs)
+		}
+		code, _, errs = one(t, "", append([]string{"--json"}, args...)...)
+		if want := `{"error":{"message":"not connected: ` + each + `","next":"` + step + `","reason":"NO_LEADER"}}` + "\n"; code != 1 || errs != want {
+			t.Errorf("%q with --json: exit code %d, %s, want %s", command, code, errs, want)
+		}
+	}
+	if took := time.Since(start); took > dialTime {
+		t.Errorf("four calls took %v", took)
+	}
+	r := newRefusals([]string{"127.0.0.1:1", "127.0.0.1:2"}, func() { t.Error("it has not asked the second") })
+	if _, err := r.dial(t.Context(), "127.0.0.1:1"); err == nil || r.all() != nil {
+		t.Errorf("one of two: %v, %v", err, r.all())
+	}
+}
+
 // TestRun_Commands: each command, one a call, with the session that login left.
 func TestRun_Commands(t *testing.T) {
 	addr := startNode(t)

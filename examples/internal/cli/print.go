@@ -71,7 +71,11 @@ func (p printer) message(m client.Message, room, mark string, object map[string]
 
 // failure prints an error.
 func (p printer) failure(err error) {
-	p.show(map[string]any{"error": map[string]any{"reason": reason(err), "message": err.Error()}}, "%s", explain(err))
+	object := map[string]any{"reason": reason(err), "message": err.Error()}
+	if step := next(err); step != "" {
+		object["next"] = step
+	}
+	p.show(map[string]any{"error": object}, "%s", explain(err))
 }
 
 // printable keeps what others have written from steering the terminal.
@@ -95,6 +99,9 @@ func reason(err error) string {
 	if errors.As(err, &usage) {
 		return "USAGE"
 	}
+	if errors.Is(err, errUnreached) {
+		err = client.ErrNoLeader
+	}
 	return client.Reason(err)
 }
 
@@ -113,12 +120,20 @@ var steps = []struct {
 	{client.ErrNoLeader, "the cluster has no majority at the moment: status shows it"},
 }
 
-// explain is an error and the next step.
-func explain(err error) string {
+// next is what to do about an error; empty when there is nothing but what it says itself.
+func next(err error) string {
 	for _, s := range steps {
 		if errors.Is(err, s.err) {
-			return printable(err.Error()) + "; " + s.step
+			return s.step
 		}
+	}
+	return ""
+}
+
+// explain is an error and the next step.
+func explain(err error) string {
+	if step := next(err); step != "" {
+		return printable(err.Error()) + "; " + step
 	}
 	return printable(err.Error())
 }
