@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -106,7 +107,8 @@ func TestShow_Orphans(t *testing.T) {
 	}
 }
 
-// TestSmoke_Interrupted: Ctrl-C ends it with a word, and no node or file is left.
+// TestSmoke_Interrupted: Ctrl-C ends it with a word, also in the object that is its last line, and no node or file
+// is left.
 func TestSmoke_Interrupted(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -115,11 +117,15 @@ func TestSmoke_Interrupted(t *testing.T) {
 	tmp := t.TempDir()
 	cmd := exec.Command(self, "--smoke")
 	cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
-	var errs bytes.Buffer
+	var out, errs bytes.Buffer
 	cmd.Stderr = &errs
-	cmd.Stdout = onLine{"nodes are ready", func() { _ = cmd.Process.Signal(os.Interrupt) }} // it runs
+	cmd.Stdout = io.MultiWriter(&out, onLine{"nodes are ready", func() { _ = cmd.Process.Signal(os.Interrupt) }}) // it runs
 	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 1 || errs.String() != "standalone: interrupted\n" {
 		t.Errorf("%v: %q", err, errs.String())
+	}
+	var r report
+	if err := json.Unmarshal(out.Bytes()[bytes.LastIndexByte(bytes.TrimSpace(out.Bytes()), '\n')+1:], &r); err != nil || r.Error == "" {
+		t.Errorf("%v: %s", err, out.String())
 	}
 	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)

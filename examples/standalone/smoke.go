@@ -26,6 +26,8 @@ type report struct {
 	Duplicated int   `json:"duplicated"`
 	FailoverMS int64 `json:"failover_ms"` // the longest, from a kill to the next acknowledgement of a new send
 	ReadyMS    int64 `json:"ready_ms"`    // from the start of the processes until all could serve
+	// Error is why it has failed, empty when all is well. What comes after it was not counted then.
+	Error string `json:"error,omitempty"`
 }
 
 // smoke runs three nodes, kills the leader under load once, and checks what arrived.
@@ -33,6 +35,9 @@ func smoke(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, smokeTime)
 	defer cancel()
 	r, err := torment(ctx, out, firstPort, 1)
+	if err != nil {
+		r.Error = advise(err).Error()
+	}
 	line, _ := json.Marshal(r) // cannot fail
 	_, _ = fmt.Fprintf(out, "%s\n", line)
 	return err
