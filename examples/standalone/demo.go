@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +29,7 @@ type demo struct {
 	p       *processes
 	v       *verifier
 	tell    func(event, counts) // of each event, at once
+	client  string              // what to type in another terminal
 	began   time.Time
 	ready   time.Duration
 	running bool
@@ -62,7 +65,8 @@ type event struct {
 // show runs the demo until q is pressed or ctx ends.
 func show(ctx context.Context, f flags, in io.Reader, out io.Writer) (err error) {
 	d := &demo{
-		began: time.Now(), felt: true, seen: map[*process]sight{},
+		client: calledAs(os.Args[0]) + " client",
+		began:  time.Now(), felt: true, seen: map[*process]sight{},
 		down: map[*process]time.Time{}, frozen: map[*process]time.Time{}, joining: map[*process]time.Time{},
 	}
 	paint, keys, restore, err := open(ctx, d, f, in, out)
@@ -100,6 +104,18 @@ func show(ctx context.Context, f flags, in io.Reader, out io.Writer) (err error)
 	return d.farewell()
 }
 
+// calledAs is what to type to call this program again.
+func calledAs(arg string) string {
+	if !strings.Contains(filepath.ToSlash(arg), "/go-build") {
+		return arg
+	}
+	// The file is go run's own, and gone when it has ended.
+	if _, err := os.Stat("examples/standalone"); err == nil {
+		return "go run ./examples/standalone"
+	}
+	return "go run example.com/chat/examples/standalone@latest"
+}
+
 // interrupted is no error when the user has ended the program.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
@@ -134,7 +150,7 @@ func (d *demo) welcome() {
 		keeps = "and stay there"
 	}
 	d.say(event{kind: "data"}, "data and logs are in %s, %s", d.p.dir, keeps)
-	d.say(event{kind: "chat"}, "chat in other terminals, %s answers: go run ./examples/cli --servers %s", botName, strings.Join(d.p.addrs(), ","))
+	d.say(event{kind: "chat"}, "chat in other terminals, %s answers: %s --servers %s", botName, d.client, strings.Join(d.p.addrs(), ","))
 }
 
 // farewell is the sum, and an error if something was lost or doubled.
@@ -317,7 +333,7 @@ func (d *demo) follow() {
 func (d *demo) view() view {
 	v := view{
 		up: time.Since(d.began), ready: d.ready, counts: d.v.counted(), faults: d.faults, since: time.Since(d.fault),
-		addrs: d.p.addrs(), dir: d.p.dir, events: d.events,
+		client: d.client, addrs: d.p.addrs(), dir: d.p.dir, events: d.events,
 	}
 	if d.felt && d.faults > 0 {
 		v.outage = d.v.lastOutage()

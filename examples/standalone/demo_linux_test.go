@@ -57,6 +57,7 @@ func openConsole(t *testing.T, width, height int, env ...string) *console {
 		t.Fatal(err)
 	}
 	c.cmd = exec.Command(self)
+	c.cmd.Args[0], c.cmd.Dir = "/tmp/go-build1/b001/exe/standalone", "../.." // as after go run ./examples/standalone
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = tty, tty, tty
 	c.cmd.Env = append(append(os.Environ(), "TERM=xterm", "NO_COLOR=", "TMPDIR="+c.tmp), env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}

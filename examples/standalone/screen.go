@@ -15,6 +15,7 @@ type view struct {
 	faults    int           // how many leaders were killed or paused
 	since     time.Duration // the last fault
 	outage    time.Duration // how long no write was acknowledged then; 0 while none is
+	client    string        // what to type in another terminal
 	addrs     []string
 	dir       string
 	events    []event // the newest last
@@ -53,7 +54,7 @@ func frame(v view, width, height int, colour bool) []string {
 	d.line("", "")
 	d.verifier(v)
 	d.line("", "")
-	d.chat(v.addrs)
+	d.chat(v.client, v.addrs)
 	d.line(dim, "Logs: %s/*.log", v.dir)
 	d.line("", "")
 	room := max(height-len(d.lines)-2, 1)
@@ -150,16 +151,15 @@ func (d *drawing) verifier(v view) {
 }
 
 // chat says how to.
-func (d *drawing) chat(addrs []string) {
-	const program, flag = "go run ./examples/cli ", "--servers "
-	if d.wide {
-		d.line("", "Chat in another terminal (register, log in, send %s hello):", botName)
-		d.line(bold, "  %s%s%s", program, flag, fitting(addrs, d.width-len("  "+program+flag)))
+func (d *drawing) chat(program string, addrs []string) {
+	d.line("", d.pick("Chat in another terminal (register, log in, send %s hello):", "Chat, with %s for one:"), botName)
+	line := "  " + program + " --servers "
+	if len(line)+len(addrs[0]) <= d.width {
+		d.line(bold, "%s%s", line, fitting(addrs, d.width-len(line)))
 		return
 	}
-	d.line("", "Chat, with %s for one:", botName)
-	d.line(bold, "  %s\\", program)
-	d.line(bold, "    %s%s", flag, addrs[0])
+	d.line(bold, "  %s \\", program)
+	d.line(bold, "    --servers %s", addrs[0])
 }
 
 // fitting joins as many addresses as have room, but one at least: the others are learned from it.

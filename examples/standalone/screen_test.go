@@ -19,6 +19,7 @@ func someView() view {
 			{id: "server3", addr: "127.0.0.1:8003", pid: 13, role: "follower", term: 4, applied: 1199, lag: 1, up: true},
 		},
 		counts: counts{Sent: 1100, Acknowledged: 1099, Delivered: 1099, P50: 2.04, P99: 9.5},
+		client: "go run ./examples/standalone client",
 		addrs:  []string{"127.0.0.1:8001", "127.0.0.1:8002", "127.0.0.1:8003"}, dir: "/tmp/chat-1",
 		events: []event{
 			{at: at, text: "server1, the leader, was killed (kill -9)", bad: true},
@@ -40,7 +41,7 @@ Acknowledged after 2.0 ms (p50), 9.5 ms (p99)
 Leader lost 12s ago; no write for 0.46 s (1 so far)
 
 Chat in another terminal (register, log in, send echo hello):
-  go run ./examples/cli --servers 127.0.0.1:8001,127.0.0.1:8002,127.0.0.1:8003
+  go run ./examples/standalone client --servers 127.0.0.1:8001,127.0.0.1:8002
 Logs: /tmp/chat-1/*.log
 
 12:01:31 server1, the leader, was killed (kill -9)
@@ -61,7 +62,7 @@ Acked after 2.0 (p99 9.5) ms
 Lost 12s ago, for 0.46 s (1 so far)
 
 Chat, with echo for one:
-  go run ./examples/cli \
+  go run ./examples/standalone client \
     --servers 127.0.0.1:8001
 Logs: /tmp/chat-1/*.log
 
@@ -70,9 +71,27 @@ Logs: /tmp/chat-1/*.log
 
 k kill  p pause  a add  s status  q quit`
 
+// TestCalledAs: a program that go run has made is called through it.
+func TestCalledAs(t *testing.T) {
+	const run = "/tmp/go-build1234/b001/exe/standalone"
+	for arg, want := range map[string]string{
+		"standalone": "standalone", "./bin/standalone": "./bin/standalone", run: "go run example.com/chat/examples/standalone@latest",
+		"/home/x/.cache/go-build/ab/abcd-d/standalone": "go run example.com/chat/examples/standalone@latest",
+	} {
+		if got := calledAs(arg); got != want {
+			t.Errorf("%s: %q, want %q", arg, got, want)
+		}
+	}
+	t.Chdir("../..")
+	if got, want := calledAs(run), "go run ./examples/standalone"; got != want {
+		t.Errorf("in the tree: %q, want %q", got, want)
+	}
+}
+
 // TestFrame: what is shown at three widths, and without colours nothing but text.
 func TestFrame(t *testing.T) {
-	for width, want := range map[int]string{80: frame80, 120: frame80, 40: frame40} {
+	frame120 := strings.ReplaceAll(frame80, "127.0.0.1:8002\nLogs", "127.0.0.1:8002,127.0.0.1:8003\nLogs")
+	for width, want := range map[int]string{80: frame80, 120: frame120, 40: frame40} {
 		lines := frame(someView(), width, strings.Count(want, "\n")+1, false)
 		if got := strings.Join(lines, "\n"); got != want {
 			t.Errorf("%d columns:\n%s\nwant:\n%s", width, got, want)
