@@ -17,6 +17,9 @@
 //	server.GracefulStop()
 //	err = node.Close()
 //
+// GracefulStop, and Stop, also wait for connections that have said nothing yet, up to two minutes for each unless
+// the server has a grpc.ConnectionTimeout: of some seconds, say.
+//
 // Of Options a first node needs NodeID, DataDir, Advertise, where the others reach the host's server, and
 // BootstrapExpect: 1. Three of them have BootstrapExpect: 3, the same Seeds, which are the addresses of all, and
 // the same ClusterSecret. They are the same at every start: a node with data goes on with them, and never forms

@@ -27,6 +27,9 @@ import (
 	"example.com/chat/rpc/client"
 )
 
+// greetTime is how long a new connection may say nothing.
+const greetTime = 3 * time.Second
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx, os.Stdout)
@@ -81,7 +84,10 @@ func run(ctx context.Context, out io.Writer) (err error) {
 // newServer is the shop's server as it was before chat, but for one line: it asks who calls, has the shop's own
 // service, and health.
 func newServer(users *users, desk *desk, node *chat.Node, opts ...grpc.ServerOption) *grpc.Server {
-	server := grpc.NewServer(append(opts, grpc.UnaryInterceptor(users.unary), grpc.StreamInterceptor(users.stream))...)
+	server := grpc.NewServer(append(opts, grpc.UnaryInterceptor(users.unary), grpc.StreamInterceptor(users.stream),
+		// Stop and GracefulStop wait for connections that have not said yet what they are, and gRPC gives each two
+		// minutes: a port scanner, or a load balancer's probe, would hold the program's end up for so long.
+		grpc.ConnectionTimeout(greetTime))...)
 	server.RegisterService(&orders, desk)
 	healthpb.RegisterHealthServer(server, node.Health())
 	return server
