@@ -17,17 +17,18 @@
 //	server.GracefulStop()
 //	err = node.Close()
 //
-// GracefulStop, and Stop, also wait for connections that have said nothing yet, up to two minutes for each unless
-// the server has a grpc.ConnectionTimeout: of some seconds, say.
+// GracefulStop, and Stop, also wait for connections that have said nothing yet: two minutes, unless the server was
+// made with a grpc.ConnectionTimeout, such as of three seconds.
 //
 // Of Options a first node needs NodeID, DataDir, Advertise, where the others reach the host's server, and
 // BootstrapExpect: 1. Three of them have BootstrapExpect: 3, the same Seeds, which are the addresses of all, and
-// the same ClusterSecret. They are the same at every start: a node with data goes on with them, and never forms
-// a second cluster. One that is to join an existing cluster has Seeds alone. New says all that is wrong at once.
+// the same ClusterSecret. Options are the same at every start: a node with data goes on with it, and never forms
+// a second cluster. One that is to join an existing cluster has Seeds and no BootstrapExpect. New says all that is
+// wrong at once.
 //
-// Ready's error says what a node waits for, and Status the same at any time. A node whose disk fails, or whose
-// state is not that of the others, ends by itself and leaves the host's process alone: Done is closed then,
-// Err says why, and clients go to other nodes. Health is for load balancers.
+// Ready's error says what a node waits for, and Status the same at any time. A node whose disk fails ends by itself
+// and leaves the host's process alone: Done is closed then, Err says why, and clients go to other nodes. One whose
+// state is not that of the others serves nothing until it has theirs. Health is for load balancers.
 //
 // # Users
 //

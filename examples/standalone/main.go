@@ -1,7 +1,8 @@
-// Command standalone is a chat server and nothing else.
+// Command standalone is chat as a program of its own.
 //
-// Without flags it starts three nodes of itself on this machine, which form a cluster; with --smoke
-// it also sends messages, kills the leader and checks what arrived. With --id it is one node.
+// Without flags it starts three nodes of itself on this machine, which form a cluster, and shows them; with
+// --smoke it sends messages, kills the leader and checks what arrived. With --id it is one node. Subcommands
+// chat in a terminal and are an operator's tools; --help lists them.
 package main
 
 import (

@@ -26,7 +26,7 @@ type report struct {
 	Duplicated int   `json:"duplicated"`
 	FailoverMS int64 `json:"failover_ms"` // the longest, from a kill to the next acknowledgement of a new send
 	ReadyMS    int64 `json:"ready_ms"`    // from the start of the processes until all could serve
-	// Error is why it has failed, empty when all is well. What comes after it was not counted then.
+	// Error is why it has failed, empty when all is well. What it had not come to yet is 0 then.
 	Error string `json:"error,omitempty"`
 }
 

@@ -162,6 +162,17 @@ func TestRun_NoServer(t *testing.T) {
 	}
 }
 
+// TestRun_DamagedSession: the file is named, and what to do.
+func TestRun_DamagedSession(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "session.json")
+	if err := os.WriteFile(file, []byte(`{"user":`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := one(t, "", "--servers", "127.0.0.1:1", "--session", file, "list"); code != 1 || !strings.Contains(errs, file) || !strings.Contains(errs, "log in again") {
+		t.Errorf("exit code %d, %s", code, errs)
+	}
+}
+
 // TestRun_Commands: each command, one a call, with the session that login left.
 func TestRun_Commands(t *testing.T) {
 	addr := startNode(t)

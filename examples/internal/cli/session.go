@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -138,10 +139,13 @@ func openKept(file string) (kept, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return k, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(text, &k)
+	if err != nil {
+		return k, err
 	}
-	return k, err
+	if err := json.Unmarshal(text, &k); err != nil {
+		return k, fmt.Errorf("the session in %s: %w; remove the file, and log in again", file, err)
+	}
+	return k, nil
 }
 
 // write keeps the session, or removes the file when there is none.
