@@ -74,9 +74,28 @@ func main() {
 	}
 	must(c.Close())
 	until("hello <nil>", func(ctx context.Context) { must(chatter(ctx, addrs, conf, password)) })
+	for _, addr := range addrs {
+		must(ready(ctx, addr, conf))
+	}
 	stop()
 	nodes.Wait()
 	fmt.Println("ended")
+}
+
+// ready waits until the program at an address has gone on after its Ready: two of three can chat before the third.
+func ready(ctx context.Context, addr string, tlsConfig *tls.Config) error {
+	c, err := client.Dial(ctx, []string{addr}, client.WithTLS(tlsConfig), client.WithoutDiscovery())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for s, err := c.Status(ctx); err != nil || !s.Ready; s, err = c.Status(ctx) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s is not ready: %w", addr, ctx.Err())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
 }
 
 // until ends the context of f when a line with a word was printed.
