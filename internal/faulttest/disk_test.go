@@ -136,7 +136,7 @@ func pick(t *testing.T, members []*member, leads bool) *member {
 }
 
 // TestDisk breaks the disk of a leader, and of a follower, in four ways, while a client sends: the node
-// is given up and says why, the others go on, and everything that was acknowledged is there once.
+// is given up and says why, its streams end, the others go on, and everything that was acknowledged is there once.
 func TestDisk(t *testing.T) {
 	for name, does := range map[string]func(*testing.T, *volume) (mend func()){
 		"full": fill, "read-only": abort, "gone": shutDown, "stalled": freeze,
@@ -160,6 +160,7 @@ func TestDisk(t *testing.T) {
 				}
 				defer func() { _ = c.Close() }() // only the test's
 				room := enter(ctx, t, c)
+				lost := listen(ctx, t, victim.addr, c.Token())
 				mend := does(t, victim.volume)
 				defer mend()
 				start, longest, sent := time.Now(), time.Duration(0), 0
@@ -176,6 +177,11 @@ func TestDisk(t *testing.T) {
 						t.Fatal("the node has not noticed")
 					default:
 					}
+				}
+				select {
+				case <-lost:
+				case <-time.After(patience):
+					t.Error("its streams have not ended")
 				}
 				t.Logf("%d messages in %v, longest wait %v: %v", sent, time.Since(start).Round(time.Millisecond), longest.Round(time.Millisecond), victim.Err())
 				n := 0
@@ -213,6 +219,34 @@ func enter(ctx context.Context, t *testing.T, c *client.Client) (room string) {
 		t.Fatal(err)
 	}
 	return r.ID
+}
+
+// listen subscribes at one node alone, until the test ends; lost is closed when that node has ended the stream.
+func listen(ctx context.Context, t *testing.T, addr, token string) (lost chan struct{}) {
+	t.Helper()
+	c, err := client.Dial(ctx, []string{addr}, client.WithToken(token), client.WithoutDiscovery())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() }) // only the test's
+	lost = make(chan struct{})
+	end := sync.OnceFunc(func() { close(lost) })
+	sub, err := c.Subscribe(ctx, client.SubscribeOptions{OnLive: func(live bool) {
+		if !live {
+			end()
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with the client
+		for {
+			if _, err := sub.Next(ctx); err != nil {
+				return
+			}
+		}
+	}()
+	return lost
 }
 
 // fill leaves no room on a volume.
