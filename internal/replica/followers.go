@@ -53,6 +53,7 @@ type progress struct {
 	match   entryID     // the last entry that the follower has confirmed
 	told    uint64      // up to where it has heard of commits
 	asked   uint64      // the last entry that raft wanted sent
+	rested  time.Time   // when raft had its last answer
 	sending *sending    // nil for nothing
 	queue   []*raft.Log // what is to be sent next
 }
@@ -102,6 +103,9 @@ func (f *followers) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		f.all[id] = p
 	}
 	f.answered(id, p, own, a, err == nil && resp.Success)
+	if p := f.all[id]; p != nil {
+		p.rested = time.Now()
+	}
 	return err
 }
 
@@ -117,6 +121,7 @@ func (f *followers) join(id raft.ServerID, target raft.ServerAddress, a *raft.Ap
 		}
 		p.asked = max(p.asked, last(a).index)
 		if p.match.index >= last(a).index {
+			p.rested = time.Now()
 			*resp = raft.AppendEntriesResponse{RPCHeader: a.RPCHeader, Term: a.Term, LastLog: p.match.index, Success: true}
 			f.mu.Unlock()
 			return nil, true

@@ -322,3 +322,43 @@ func TestFollowers_Ahead(t *testing.T) {
 		})
 	})
 }
+
+// TestFollowers_Idle: an empty message without news waits for news, or half a second, or the end; one with news, or
+// one that comes at once, as when a transfer of leadership asks for it, does not.
+func TestFollowers_Idle(t *testing.T) {
+	empty := func(prev, commit uint64) *raft.AppendEntriesRequest {
+		return &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: prev, PrevLogTerm: 3, LeaderCommitIndex: commit}
+	}
+	for name, tt := range map[string]struct {
+		rest  time.Duration // since raft's last message
+		a     *raft.AppendEntriesRequest
+		then  func(*followers)
+		waits time.Duration
+	}{
+		"nothing new":              {time.Second, empty(10, 9), func(*followers) {}, emptyHold},
+		"at once":                  {commitTimeout / 2, empty(10, 9), func(*followers) {}, 0},
+		"a commit":                 {time.Second, empty(10, 10), func(*followers) {}, 0},
+		"an entry it may not have": {time.Second, empty(9, 9), func(*followers) {}, 0},
+		"an entry comes":           {time.Second, empty(10, 9), func(f *followers) { f.stores(logsFrom(20, 20, 3)) }, 100 * time.Millisecond},
+		"the end":                  {time.Second, empty(10, 9), func(f *followers) { close(f.closed) }, 100 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, h := met(t)
+				time.Sleep(tt.rest)
+				start := time.Now()
+				done := raftSends(f, tt.a)
+				go func() {
+					time.Sleep(100 * time.Millisecond)
+					tt.then(f)
+				}()
+				(<-h.sent).answer <- &raft.AppendEntriesResponse{Success: true}
+				if waited := time.Since(start); waited != tt.waits {
+					t.Errorf("waited %v, want %v", waited, tt.waits)
+				}
+				<-done
+				time.Sleep(time.Second)
+			})
+		})
+	}
+}

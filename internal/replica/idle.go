@@ -30,12 +30,13 @@ func (f *followers) hold(d time.Duration, news <-chan struct{}) {
 }
 
 // awaits is closed when a message without entries will be worth sending; nil when it is already, as the follower
-// has not confirmed its entry, or heard of all that it commits.
+// has not confirmed its entry, or heard of all that it commits. One that comes sooner than CommitTimeout after
+// the last one is sent as well: a transfer of leadership waits for it.
 func (f *followers) awaits(id raft.ServerID, a *raft.AppendEntriesRequest) <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := f.all[id]
-	if p == nil || p.term != a.Term || p.match != last(a) || p.told < a.LeaderCommitIndex || f.stored > p.match.index {
+	if p == nil || p.term != a.Term || p.match != last(a) || p.told < a.LeaderCommitIndex || f.stored > p.match.index || time.Since(p.rested) < commitTimeout {
 		return nil
 	}
 	return f.news

@@ -286,6 +286,8 @@ func TestReplica_StuckTransfer(t *testing.T) {
 		e := old.up().replica.raft.Load()
 		if err := e.LeadershipTransferToServer(raft.ServerID(to.id), raft.ServerAddress(to.addr)).Error(); err == nil {
 			t.Error("the transfer has not hung")
+		} else {
+			t.Log(err)
 		}
 		start := time.Now()
 		waitFor(t, "a message is taken", func() bool {
