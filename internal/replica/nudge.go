@@ -35,7 +35,7 @@ func (f *followers) nudge(id raft.ServerID, p *progress) {
 	})
 }
 
-// nudgingFSM tells of entries before they are applied.
+// nudgingFSM tells of entries when this node has applied them: who waits for that comes first.
 type nudgingFSM struct {
 	raft.BatchingFSM
 	f *followers
@@ -43,7 +43,7 @@ type nudgingFSM struct {
 
 // Apply applies an entry that is committed.
 func (n nudgingFSM) Apply(l *raft.Log) any {
-	n.f.commits(entryID{l.Index, l.Term})
+	defer n.f.commits(entryID{l.Index, l.Term})
 	return n.BatchingFSM.Apply(l)
 }
 
@@ -51,7 +51,7 @@ func (n nudgingFSM) Apply(l *raft.Log) any {
 func (n nudgingFSM) ApplyBatch(logs []*raft.Log) []any {
 	if len(logs) > 0 {
 		last := logs[len(logs)-1]
-		n.f.commits(entryID{last.Index, last.Term})
+		defer n.f.commits(entryID{last.Index, last.Term})
 	}
 	return n.BatchingFSM.ApplyBatch(logs)
 }

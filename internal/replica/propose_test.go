@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/chat/fsm/state"
@@ -33,7 +34,10 @@ func TestQueue_Limits(t *testing.T) {
 	if err := q.put(command(strings.Repeat("x", 1000))); !errors.Is(err, chaterr.ErrOverloaded) {
 		t.Errorf("too large: got %v", err)
 	}
-	batch := q.take()
+	if batch := q.take(true); batch != nil {
+		t.Errorf("took %d for a full entry", len(batch))
+	}
+	batch := q.take(false)
 	if len(batch) != 2 {
 		t.Fatalf("took %d", len(batch))
 	}
@@ -62,6 +66,69 @@ func TestQueue_Limits(t *testing.T) {
 	}
 	if err := q.put(command("d")); !errors.Is(err, chaterr.ErrClosed) {
 		t.Errorf("after the end: got %v", err)
+	}
+}
+
+// TestReplica_Joins: while an entry is under way what comes is joined, and goes when that is done; what fills an
+// entry goes at once, beside it.
+func TestReplica_Joins(t *testing.T) {
+	const slow = 10 * time.Millisecond
+	for _, tt := range []struct {
+		commands, entries int
+		took              time.Duration // at most
+	}{
+		{1, 1, 3 * slow / 2},
+		{40, 1, 3 * slow / 2},
+		{maxBatch, 1, 3 * slow / 2},
+		{maxBatch + 1, 2, 5 * slow / 2},
+		{3*maxBatch + 10, 4, 5 * slow}, // raft writes what it has been given meanwhile as one
+	} {
+		t.Run(fmt.Sprint(tt.commands), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := makeSim(t, 3, 0, bugs{})
+				s.auditEvery = 24 * time.Hour
+				s.tune = func(o *Options) { o.MaxPending, o.MaxPendingBytes = 4096, 4<<20 }
+				s.run()
+				l := startLoad(s, 0)
+				leader := s.leader()
+				time.Sleep(time.Second)
+				for _, m := range s.machines {
+					m.disk.slow.Store(int64(slow))
+				}
+				r, first := rand.New(rand.NewPCG(1, 2)), make(chan *state.Result, 1)
+				submit := func(done func(*state.Result, error)) {
+					c, err := state.NewCommand(l.actor, newOp(r), &state.SendMessage{Target: state.ToRoom(l.room), Text: "x"})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := leader.up().replica.Submit([]*state.Command{c}, func(_ int, res *state.Result, err error) { done(res, err) }); err != nil {
+						t.Fatal(err)
+					}
+				}
+				submit(func(res *state.Result, _ error) { first <- res })
+				synctest.Wait() // it is under way
+				results := make(chan *state.Result, tt.commands)
+				for i := range tt.commands {
+					submit(func(res *state.Result, err error) {
+						if err != nil {
+							t.Error(err)
+						}
+						results <- res
+					})
+					if i < 10 {
+						synctest.Wait()
+					}
+				}
+				before, start := (<-first).Index, time.Now()
+				entries := map[uint64]bool{}
+				for range tt.commands {
+					entries[(<-results).Index] = true
+				}
+				if took := time.Since(start); len(entries) != tt.entries || entries[before] || took > tt.took {
+					t.Errorf("%d entries, %v after the first, want %d, at most %v", len(entries), took, tt.entries, tt.took)
+				}
+			})
+		})
 	}
 }
 

@@ -86,14 +86,18 @@ func (q *queue) add(ps []*proposal, all bool) (taken int, err error) {
 	return n, err
 }
 
-// take returns what fits into one entry, in order; none when nothing waits.
-func (q *queue) take() []*proposal {
+// take returns what fits into one entry, in order; none when nothing waits, or, if it is to be full, less than
+// fits into one.
+func (q *queue) take(full bool) []*proposal {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n, bytes := 0, 0
 	for n < len(q.waiting) && n < maxBatch && (n == 0 || bytes+q.waiting[n].size <= maxBatchBytes) {
 		bytes += q.waiting[n].size
 		n++
+	}
+	if full && n < maxBatch && n == len(q.waiting) {
+		return nil
 	}
 	batch := q.waiting[:n:n]
 	q.waiting = q.waiting[n:]
