@@ -51,7 +51,8 @@ type progress struct {
 	term   uint64 // of the leader
 
 	match   entryID     // the last entry that the follower has confirmed
-	told    uint64      // up to where it has heard of commits
+	told    uint64      // up to where it has heard of commits, which it has confirmed
+	nudged  uint64      // up to where it was sent a nudge
 	asked   uint64      // the last entry that raft wanted sent
 	rested  time.Time   // when raft had its last answer
 	sending *sending    // nil for nothing

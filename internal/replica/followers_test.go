@@ -97,6 +97,40 @@ func TestNudges_OtherEntry(t *testing.T) {
 	}
 }
 
+// TestNudges_Lost: a follower that a nudge has not reached hears of the commit from raft, as soon as it would without
+// nudges.
+func TestNudges_Lost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, h := met(t)
+		f.stores(logsFrom(11, 11, 3))
+		(<-h.sent).answer <- &raft.AppendEntriesResponse{Success: true}
+		synctest.Wait()
+		f.commits(entryID{11, 3})
+		nudge := <-h.sent
+		if len(nudge.Entries) > 0 || nudge.LeaderCommitIndex != 11 {
+			t.Fatalf("sent %+v", nudge.AppendEntriesRequest)
+		}
+		nudge.answer <- nil
+		time.Sleep(2 * commitTimeout)
+		start := time.Now()
+		done := raftSends(f, &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 11, PrevLogTerm: 3, LeaderCommitIndex: 11})
+		(<-h.sent).answer <- &raft.AppendEntriesResponse{Success: true}
+		if waited := time.Since(start); waited > 0 {
+			t.Errorf("raft's message waited %v", waited)
+		}
+		<-done
+
+		time.Sleep(2 * commitTimeout)
+		start = time.Now()
+		done = raftSends(f, &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 11, PrevLogTerm: 3, LeaderCommitIndex: 11})
+		(<-h.sent).answer <- &raft.AppendEntriesResponse{Success: true}
+		if waited := time.Since(start); waited != emptyHold {
+			t.Errorf("a message that says nothing new waited %v, want %v", waited, emptyHold)
+		}
+		<-done
+	})
+}
+
 // sentMessages notes what is sent, and says that it was received.
 type sentMessages struct {
 	Transport

@@ -9,7 +9,8 @@ import "github.com/hashicorp/raft"
 // A nudge is an AppendEntries without entries, which commits the one entry that it names as the previous
 // one: that entry is committed, and this follower has confirmed that it has it. Two logs that have an
 // entry of the same index and term are equal up to there (figure 3 of the raft paper, Log Matching), so
-// it is right to commit it, whoever leads by now. What the follower answers is not used.
+// it is right to commit it, whoever leads by now. A follower that has not answered was not told: raft's next
+// message, which idle.go would hold back, goes out as raft has it.
 
 // commits is told of an entry that is committed.
 func (f *followers) commits(e entryID) {
@@ -23,15 +24,22 @@ func (f *followers) commits(e entryID) {
 
 // nudge tells one follower, if there is something to tell, and if no entries are about to. mu is held.
 func (f *followers) nudge(id raft.ServerID, p *progress) {
-	if p.match != f.committed || p.told >= p.match.index || f.stored > p.match.index {
+	index := p.match.index
+	if p.match != f.committed || p.told >= index || p.nudged >= index || f.stored > index {
 		return
 	}
-	p.told = p.match.index
+	p.nudged = index
 	a := &raft.AppendEntriesRequest{
-		RPCHeader: p.header, Term: p.term, PrevLogEntry: p.match.index, PrevLogTerm: p.match.term, LeaderCommitIndex: p.match.index,
+		RPCHeader: p.header, Term: p.term, PrevLogEntry: index, PrevLogTerm: p.match.term, LeaderCommitIndex: index,
 	}
 	f.spawn(func() {
-		_ = f.Transport.AppendEntries(id, p.target, a, new(raft.AppendEntriesResponse)) // raft tells it again
+		var resp raft.AppendEntriesResponse
+		if err := f.Transport.AppendEntries(id, p.target, a, &resp); err != nil || !resp.Success {
+			return // raft tells it again
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		p.told = max(p.told, index)
 	})
 }
 
