@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -31,4 +32,22 @@ func prepare(logs raft.LogStore, stable raft.StableStore, snapshot uint64) error
 		return stable.SetUint64([]byte(termKey), 0)
 	}
 	return nil
+}
+
+// begin writes the first entry of the cluster that Dir has adopted, before raft runs, unless there is something.
+func (r *Replica) begin(logs raft.LogStore, snapshots raft.SnapshotStore, t raft.Transport) error {
+	var c raft.Configuration
+	mine := false
+	for _, s := range r.o.Dir.Cluster().Servers {
+		mine = mine || s.ID == r.o.NodeID
+		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Address)})
+	}
+	if !mine {
+		return nil
+	}
+	err := raft.BootstrapCluster(r.config, logs, r.store.stable, snapshots, t, c)
+	if err == nil || errors.Is(err, raft.ErrCantBootstrap) {
+		return nil
+	}
+	return fmt.Errorf("bootstrap: %w", err)
 }

@@ -233,7 +233,7 @@ func (m *machine) boot() error {
 	if n.dir, err = openDir(m.files(), place{dir: m.path, path: root, store: m.s.logStore}, m.id); err != nil {
 		return err
 	}
-	if n.dir.Cluster().ID == "" {
+	if n.dir.Cluster().ID == "" && !m.s.late {
 		if err := n.dir.Adopt(m.s.cluster()); err != nil {
 			return errors.Join(err, n.dir.Close())
 		}

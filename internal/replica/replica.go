@@ -173,9 +173,6 @@ func (r *Replica) Start() error {
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
-	if err := r.Bootstrap(); err != nil {
-		return err
-	}
 	r.spawn(r.batches)
 	r.spawn(r.restarts)
 	r.spawn(r.supervise)
@@ -242,6 +239,9 @@ func (r *Replica) launch() error {
 			index = newest.Index
 		}
 		if err = prepare(floor, r.store.stable, index); err != nil {
+			return
+		}
+		if err = r.begin(floor, snapshots, f); err != nil {
 			return
 		}
 		floor.restart = r.startAnew
@@ -335,19 +335,15 @@ func (r *Replica) over() bool {
 
 // Bootstrap begins the cluster that Dir has adopted, with the servers that stand there. Every one of
 // them may do it: they write the same first entry. It does nothing on a node that has a log, or
-// none of those servers.
+// none of those servers, and before Start, which does it, too.
 func (r *Replica) Bootstrap() error {
-	running := r.raft.Load()
-	servers := r.o.Dir.Cluster().Servers
-	if running == nil || len(servers) == 0 {
+	e := r.raft.Load()
+	if e == nil || len(r.o.Dir.Cluster().Servers) == 0 || e.LastIndex() > 0 || e.CurrentTerm() > 0 {
 		return nil
 	}
-	var c raft.Configuration
-	for _, s := range servers {
-		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Address)})
-	}
-	if err := running.BootstrapCluster(c).Error(); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
-		return fmt.Errorf("bootstrap: %w", err)
+	if err := r.relaunch(); err != nil { // not raft's own, whose answer never comes when the disk fails
+		r.Fail(fmt.Errorf("bootstrap: %w", err))
+		return r.Err()
 	}
 	return nil
 }

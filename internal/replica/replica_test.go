@@ -119,6 +119,41 @@ func TestReplica_Disk(t *testing.T) {
 	}
 }
 
+// TestBootstrap: nodes begin a cluster when they start, or when they hear of it later; one whose disk fails meanwhile
+// says so, whichever write it is.
+func TestBootstrap(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		for writes := range int64(8) {
+			t.Run(fmt.Sprint(late, writes), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := makeSim(t, 3, 0, bugs{})
+					s.late = late
+					sick := s.machines[0]
+					sick.disk.fails.Store(writes) // 0 for never
+					s.run()
+					err := sick.refused
+					for _, m := range s.machines {
+						if n := m.up(); n != nil && late {
+							if err := n.dir.Adopt(s.cluster()); err != nil {
+								t.Fatal(err)
+							}
+							if e := n.replica.Bootstrap(); m == sick {
+								err = errors.Join(err, e)
+							} else if e != nil {
+								t.Error(e)
+							}
+						}
+					}
+					if err != nil && !errors.Is(err, errSick) {
+						t.Error(err)
+					}
+					startLoad(s, 0) // waits for a leader
+				})
+			})
+		}
+	}
+}
+
 // TestReplica_Vote: a vote or a term that cannot be written ends the node, and not the process:
 // raft itself panics (raft.go, setCurrentTerm).
 func TestReplica_Vote(t *testing.T) {

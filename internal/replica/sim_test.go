@@ -36,6 +36,7 @@ type sim struct {
 	auditEvery time.Duration
 	logStore   LogStore
 	tune       func(*Options) // of a replica; nil for nothing
+	late       bool           // the test tells them which cluster it is
 
 	mu       sync.Mutex               // guards what follows
 	leaders  map[uint64]string        // by term
