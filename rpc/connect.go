@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -267,6 +268,7 @@ func (c *conversation) write() error {
 		case <-c.ctx.Done():
 			return nil
 		}
+		runtime.Gosched() // who answers has more, mostly
 		var done error
 		if f.Outcomes, done = c.ready(); done != nil {
 			return done

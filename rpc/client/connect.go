@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -220,6 +221,7 @@ func (l *lane) write(stream grpc.BidiStreamingClient[chatpb.ConnectRequest, chat
 	idle := time.NewTicker(laneIdle)
 	defer idle.Stop()
 	for {
+		runtime.Gosched() // whom the last frame has answered sends more, mostly
 		f := l.frame()
 		if len(f.GetSends()) > 0 {
 			if stream.Send(f) != nil {
