@@ -2,14 +2,18 @@ package fsm
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"io"
+	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -72,7 +76,19 @@ func TestPersist_DirFails(t *testing.T) {
 	}
 }
 
-// TestSend_Rotten: a leader does not send a snapshot that has rotted on its disk, and is given up for
+// beforeTables is how many bytes of a stream come before its first table.
+func beforeTables(s *snap) int64 {
+	n := int64(len(s.head))
+	for _, f := range s.manifest.Files {
+		if isTable(f.Name) {
+			break
+		}
+		n += int64(f.Size) + sha256.Size
+	}
+	return n
+}
+
+// TestSend_Rotten: a leader does not send a file that has rotted on its disk, and is given up for
 // another one: raft would only try again, for ever (hashicorp/raft#522).
 func TestSend_Rotten(t *testing.T) {
 	for _, file := range []string{"*.sst", "MANIFEST-*", "none"} {
@@ -99,7 +115,8 @@ func TestSend_Rotten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := io.Copy(io.Discard, r); err == nil || n > 0 {
+		newest, _ := m.Snapshots().newest()
+		if n, err := io.Copy(io.Discard, r); err == nil || n > beforeTables(newest) || n > 0 && file != "*.sst" {
 			t.Errorf("%s: %d bytes were sent, %v", file, n, err)
 		}
 		if err := r.Close(); err != nil {
@@ -109,6 +126,53 @@ func TestSend_Rotten(t *testing.T) {
 			t.Errorf("%s: got %v", file, err)
 		}
 	}
+}
+
+// TestSend_GivenUp: a snapshot that is removed as soon as nobody wants it any more is none that cannot be sent.
+func TestSend_GivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		logs := makeLog(t, 40)
+		m.apply(logs[:10], 10)
+		id := m.snapshot(logs[9])
+		first, _ := m.Snapshots().newest()
+		var opens atomic.Int64
+		slow, last := make(chan struct{}), int64(math.MaxInt64)
+		first.fs.FS = errorfs.Wrap(first.fs.FS, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind == errorfs.OpOpen && isTable(op.Path) && opens.Add(1) == last {
+				<-slow
+			}
+			return nil
+		}))
+		m.stream(id)
+		last = opens.Load()*2 - 1 // to read the table, before it is opened to be sent
+		_, r, err := m.Snapshots().Open(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(r, make([]byte, beforeTables(first))); err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []int{20, 30, 40} {
+			m.apply(logs[:at], 10)
+			m.snapshot(logs[at-1])
+		}
+		synctest.Wait()
+		closed := make(chan error, 1)
+		go func() { closed <- r.Close() }()
+		synctest.Wait()
+		close(slow)
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if err := m.Err(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(first.dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the snapshot is still there: %v", err)
+		}
+	})
 }
 
 // TestSend_AtOnce: several followers may be sent the same snapshot at once.

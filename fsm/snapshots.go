@@ -200,6 +200,7 @@ type snapshotReader struct {
 	snap   *snap
 	once   sync.Once
 	pipe   *io.PipeReader
+	sent   chan struct{} // closed when nothing is read any more
 	closed bool
 }
 
@@ -207,16 +208,19 @@ type snapshotReader struct {
 func (r *snapshotReader) Read(p []byte) (int, error) {
 	r.once.Do(func() {
 		pr, pw := io.Pipe()
-		r.pipe = pr
-		go func() { pw.CloseWithError(r.send(pw)) }() // ends with the stream, or when Close breaks the pipe
+		r.pipe, r.sent = pr, make(chan struct{})
+		go func() { // ends with the stream, or soon after Close breaks the pipe
+			defer close(r.sent)
+			pw.CloseWithError(r.send(pw))
+		}()
 	})
 	return r.pipe.Read(p)
 }
 
-// send reads everything before it sends anything: of what has rotted on this disk the receiver would
-// hear only when it reads it, and nobody whose fault it is.
+// send opens the state, and reads each table, before it sends them: of what has rotted on this disk the receiver
+// would hear only when it reads it, and nobody whose fault it is.
 func (r *snapshotReader) send(w io.Writer) error {
-	err := r.snap.verify(r.s.log)
+	err := r.snap.check(r.s.log)
 	if err == nil {
 		err = r.write(&paced{w: w, rate: r.s.rate})
 	}
@@ -241,26 +245,53 @@ func (s *Snapshots) unsendable(err error) bool {
 	return s.unsent == maxFailures || errors.Is(err, chaterr.ErrCorrupt) || errors.Is(err, fs.ErrNotExist)
 }
 
-// verify reads the whole snapshot.
-func (s *snap) verify(log *zap.Logger) error {
+// check opens the state.
+func (s *snap) check(log *zap.Logger) error {
 	s.opening.Lock()
 	defer s.opening.Unlock()
-	return errors.Join(check(s.fs, s.stateDir(), s.manifest, log), verifyTables(s.fs, s.stateDir()))
+	return check(s.fs, s.stateDir(), s.manifest, log)
 }
 
+// write sends a file while it reads the next one.
 func (r *snapshotReader) write(w io.Writer) error {
 	if _, err := w.Write(r.snap.head); err != nil {
 		return err
 	}
-	for _, f := range r.snap.manifest.Files {
-		if err := sendFile(w, r.snap.fs, filepath.Join(r.snap.stateDir(), f.Name), f.Size); err != nil {
+	all := r.snap.manifest.Files
+	verified := r.verify(all[0])
+	for i, f := range all {
+		err := <-verified
+		if i+1 < len(all) && err == nil {
+			verified = r.verify(all[i+1])
+		}
+		if err == nil {
+			err = sendFile(w, r.snap.fs, r.path(f), f.Size)
+		}
+		if err != nil {
+			<-verified
 			return err
 		}
 	}
 	return nil
 }
 
-// Close must not be called while Read is running. A second call does nothing.
+func (r *snapshotReader) path(f *fsmpb.Snapshot_File) string {
+	return filepath.Join(r.snap.stateDir(), f.Name)
+}
+
+// verify reads a file, if it is a table. The channel has one result, and is closed then.
+func (r *snapshotReader) verify(f *fsmpb.Snapshot_File) <-chan error {
+	done := make(chan error, 1)
+	go func() { // write waits for it
+		defer close(done)
+		if isTable(f.Name) {
+			done <- verifyTable(r.snap.fs, r.path(f))
+		}
+	}()
+	return done
+}
+
+// Close must not be called while Read is running, and waits while a table is read. A second call does nothing.
 func (r *snapshotReader) Close() error {
 	if r.closed {
 		return nil
@@ -268,6 +299,7 @@ func (r *snapshotReader) Close() error {
 	r.closed = true
 	if r.pipe != nil {
 		_ = r.pipe.Close() // never fails
+		<-r.sent           // what is removed now would be missing there, which is a fault
 	}
 	r.s.mu.Lock()
 	r.snap.readers--
