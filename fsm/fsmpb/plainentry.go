@@ -17,33 +17,31 @@ func (m *Result) append(b []byte) ([]byte, bool) {
 
 func (m *Result) parse(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, _, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
-			m.Reason = Reason(n)
-		case tag == 2<<3:
-			m.Index = n
-		case tag == 3<<3:
-			m.Number = uint32(n)
-		case tag == 4<<3:
-			m.TimeMs = int64(n)
-		case tag == 5<<3:
-			m.Duplicate = n != 0
-		case tag == 6<<3:
-			m.Account = n
-		case tag == 7<<3:
-			m.Session = n
-		case tag == 8<<3:
-			m.Room = n
-		case tag == 9<<3:
-			m.Seq = n
-		default:
-			return false
-		}
-		b = rest
+	return fields(b, m.field)
+}
+
+func (m *Result) field(tag byte, n uint64, _ []byte) bool {
+	switch tag {
+	case 1 << 3:
+		m.Reason = Reason(n)
+	case 2 << 3:
+		m.Index = n
+	case 3 << 3:
+		m.Number = uint32(n)
+	case 4 << 3:
+		m.TimeMs = int64(n)
+	case 5 << 3:
+		m.Duplicate = n != 0
+	case 6 << 3:
+		m.Account = n
+	case 7 << 3:
+		m.Session = n
+	case 8 << 3:
+		m.Room = n
+	case 9 << 3:
+		m.Seq = n
+	default:
+		return false
 	}
 	return true
 }
@@ -73,31 +71,25 @@ func (m *SendMessage) parse(b []byte) bool { return m.parseInto(b, nil) }
 // parseInto is parse that puts the number of a room where the caller has a place for it.
 func (m *SendMessage) parseInto(b []byte, room *SendMessage_Room) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
+	return fields(b, func(tag byte, n uint64, v []byte) bool {
+		switch tag {
+		case 1 << 3:
 			if room == nil {
 				room = new(SendMessage_Room)
 			}
 			room.Room = n
 			m.Target = room
-		case tag == 2<<3|block:
+		case 2<<3 | block:
 			name := new(SendMessage_Name)
-			ok = text(&name.Name, v)
 			m.Target = name
-		case tag == 3<<3|block:
-			ok = text(&m.Text, v)
+			return text(&name.Name, v)
+		case 3<<3 | block:
+			return text(&m.Text, v)
 		default:
 			return false
 		}
-		if b = rest; !ok {
-			return false
-		}
-	}
-	return true
+		return true
+	})
 }
 
 func (m *Command) append(b []byte) ([]byte, bool) {
@@ -121,25 +113,23 @@ func (m *Command) parse(b []byte) bool {
 // alias is parse, but that the message's bytes are those of b.
 func (m *Command) alias(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
-			m.Kind = Kind(n)
-		case tag == 2<<3|block:
-			m.OperationId = v
-		case tag == 3<<3:
-			m.Account = n
-		case tag == 4<<3:
-			m.Session = n
-		case tag == 5<<3|block:
-			m.Payload = v
-		default:
-			return false
-		}
-		b = rest
+	return fields(b, m.field)
+}
+
+func (m *Command) field(tag byte, n uint64, v []byte) bool {
+	switch tag {
+	case 1 << 3:
+		m.Kind = Kind(n)
+	case 2<<3 | block:
+		m.OperationId = v
+	case 3 << 3:
+		m.Account = n
+	case 4 << 3:
+		m.Session = n
+	case 5<<3 | block:
+		m.Payload = v
+	default:
+		return false
 	}
 	return true
 }
@@ -161,25 +151,21 @@ func (m *Entry) append(b []byte) ([]byte, bool) {
 
 func (m *Entry) parse(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
-			m.Format = uint32(n)
-		case tag == 2<<3:
-			m.TimeMs = int64(n)
-		case tag == 3<<3|block:
-			c := new(Command)
-			ok = c.parse(v)
-			m.Commands = append(m.Commands, c)
-		default:
-			return false
-		}
-		if b = rest; !ok {
-			return false
-		}
+	return fields(b, m.field)
+}
+
+func (m *Entry) field(tag byte, n uint64, v []byte) bool {
+	switch tag {
+	case 1 << 3:
+		m.Format = uint32(n)
+	case 2 << 3:
+		m.TimeMs = int64(n)
+	case 3<<3 | block:
+		c := new(Command)
+		m.Commands = append(m.Commands, c)
+		return c.parse(v)
+	default:
+		return false
 	}
 	return true
 }

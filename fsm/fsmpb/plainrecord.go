@@ -18,31 +18,27 @@ func (m *Account) append(b []byte) ([]byte, bool) {
 
 func (m *Account) parse(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3|block:
-			ok = text(&m.Name, v)
-		case tag == 2<<3|block:
-			ok = text(&m.PasswordHash, v)
-		case tag == 3<<3:
-			m.PasswordVersion = n
-		case tag == 4<<3:
-			m.CreateTimeMs = int64(n)
-		case tag == 5<<3:
-			m.LoginTimeMs = int64(n)
-		case tag == 6<<3:
-			m.Deleted = n != 0
-		case tag == 7<<3:
-			m.Rooms = uint32(n)
-		default:
-			return false
-		}
-		if b = rest; !ok {
-			return false
-		}
+	return fields(b, m.field)
+}
+
+func (m *Account) field(tag byte, n uint64, v []byte) bool {
+	switch tag {
+	case 1<<3 | block:
+		return text(&m.Name, v)
+	case 2<<3 | block:
+		return text(&m.PasswordHash, v)
+	case 3 << 3:
+		m.PasswordVersion = n
+	case 4 << 3:
+		m.CreateTimeMs = int64(n)
+	case 5 << 3:
+		m.LoginTimeMs = int64(n)
+	case 6 << 3:
+		m.Deleted = n != 0
+	case 7 << 3:
+		m.Rooms = uint32(n)
+	default:
+		return false
 	}
 	return true
 }
@@ -69,35 +65,33 @@ func (m *Room) append(b []byte) ([]byte, bool) {
 
 func (m *Room) parse(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
-			m.Kind = RoomKind(n)
-		case tag == 2<<3|block:
-			ok = text(&m.Name, v)
-		case tag == 3<<3:
-			m.Creator = n
-		case tag == 4<<3:
-			m.CreateTimeMs = int64(n)
-		case tag == 5<<3:
-			m.LastSeq = n
-		case tag == 6<<3:
-			m.LastIndex = n
-		case tag == 7<<3:
-			m.LastNumber = uint32(n)
-		case tag == 8<<3:
-			m.Members = n
-		case tag == 9<<3|block:
-			m.Pair, ok = appendPacked(m.Pair, v)
-		default:
-			return false
-		}
-		if b = rest; !ok {
-			return false
-		}
+	return fields(b, m.field)
+}
+
+func (m *Room) field(tag byte, n uint64, v []byte) bool {
+	switch tag {
+	case 1 << 3:
+		m.Kind = RoomKind(n)
+	case 2<<3 | block:
+		return text(&m.Name, v)
+	case 3 << 3:
+		m.Creator = n
+	case 4 << 3:
+		m.CreateTimeMs = int64(n)
+	case 5 << 3:
+		m.LastSeq = n
+	case 6 << 3:
+		m.LastIndex = n
+	case 7 << 3:
+		m.LastNumber = uint32(n)
+	case 8 << 3:
+		m.Members = n
+	case 9<<3 | block:
+		var ok bool
+		m.Pair, ok = appendPacked(m.Pair, v)
+		return ok
+	default:
+		return false
 	}
 	return true
 }
@@ -127,29 +121,27 @@ func (m *Member) append(b []byte) ([]byte, bool) {
 
 func (m *Member) parse(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, _, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
-			m.Left = n != 0
-		case tag == 2<<3:
-			m.Index = n
-		case tag == 3<<3:
-			m.Number = uint32(n)
-		case tag == 4<<3:
-			m.ReadSeq = n
-		case tag == 5<<3:
-			m.ReadIndex = n
-		case tag == 6<<3:
-			m.ReadNumber = uint32(n)
-		case tag == 7<<3:
-			m.ReadTimeMs = int64(n)
-		default:
-			return false
-		}
-		b = rest
+	return fields(b, m.field)
+}
+
+func (m *Member) field(tag byte, n uint64, _ []byte) bool {
+	switch tag {
+	case 1 << 3:
+		m.Left = n != 0
+	case 2 << 3:
+		m.Index = n
+	case 3 << 3:
+		m.Number = uint32(n)
+	case 4 << 3:
+		m.ReadSeq = n
+	case 5 << 3:
+		m.ReadIndex = n
+	case 6 << 3:
+		m.ReadNumber = uint32(n)
+	case 7 << 3:
+		m.ReadTimeMs = int64(n)
+	default:
+		return false
 	}
 	return true
 }
@@ -165,27 +157,23 @@ func (m *Message) append(b []byte) ([]byte, bool) {
 
 func (m *Message) parse(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, n, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
-			m.Index = n
-		case tag == 2<<3:
-			m.Number = uint32(n)
-		case tag == 3<<3:
-			m.TimeMs = int64(n)
-		case tag == 4<<3:
-			m.Sender = n
-		case tag == 5<<3|block:
-			ok = text(&m.Text, v)
-		default:
-			return false
-		}
-		if b = rest; !ok {
-			return false
-		}
+	return fields(b, m.field)
+}
+
+func (m *Message) field(tag byte, n uint64, v []byte) bool {
+	switch tag {
+	case 1 << 3:
+		m.Index = n
+	case 2 << 3:
+		m.Number = uint32(n)
+	case 3 << 3:
+		m.TimeMs = int64(n)
+	case 4 << 3:
+		m.Sender = n
+	case 5<<3 | block:
+		return text(&m.Text, v)
+	default:
+		return false
 	}
 	return true
 }
@@ -204,22 +192,18 @@ func (m *Operation) append(b []byte) ([]byte, bool) {
 
 func (m *Operation) parse(b []byte) bool {
 	m.Reset()
-	for len(b) > 0 {
-		tag, _, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3|block:
-			m.Intent = append([]byte{}, v...)
-		case tag == 2<<3|block && m.Result == nil: // a second one would be merged into the first
-			m.Result = new(Result)
-			ok = m.Result.parse(v)
-		default:
-			return false
-		}
-		if b = rest; !ok {
-			return false
-		}
+	return fields(b, m.field)
+}
+
+func (m *Operation) field(tag byte, _ uint64, v []byte) bool {
+	switch {
+	case tag == 1<<3|block:
+		m.Intent = append([]byte{}, v...)
+	case tag == 2<<3|block && m.Result == nil: // a second one would be merged into the first
+		m.Result = new(Result)
+		return m.Result.parse(v)
+	default:
+		return false
 	}
 	return true
 }

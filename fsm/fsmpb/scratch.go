@@ -54,27 +54,14 @@ func (s *Scratch) parse(b []byte) bool {
 	commands := e.Commands[:0]
 	e.Reset()
 	e.Commands = commands
-	for len(b) > 0 {
-		tag, n, v, rest, ok := next(b)
-		switch {
-		case !ok:
-			return false
-		case tag == 1<<3:
-			e.Format = uint32(n)
-		case tag == 2<<3:
-			e.TimeMs = int64(n)
-		case tag == 3<<3|block:
-			c := s.commands.next()
-			if !c.alias(v) {
-				return false
-			}
-			e.Commands = append(e.Commands, c)
-		default:
-			return false
+	return fields(b, func(tag byte, n uint64, v []byte) bool {
+		if tag != 3<<3|block {
+			return e.field(tag, n, v)
 		}
-		b = rest
-	}
-	return true
+		c := s.commands.next()
+		e.Commands = append(e.Commands, c)
+		return c.alias(v)
+	})
 }
 
 // Send is proto.Unmarshal for the payload of a SendMessage.

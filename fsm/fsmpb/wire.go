@@ -109,6 +109,18 @@ func next(b []byte) (tag byte, n uint64, v, rest []byte, ok bool) {
 	return tag, n, b[:n:n], b[n:], true
 }
 
+// fields calls f with each field of a message, until f says no: it is false then, and for what is no message.
+func fields(b []byte, f func(tag byte, n uint64, v []byte) bool) bool {
+	for len(b) > 0 {
+		tag, n, v, rest, ok := next(b)
+		if !ok || !f(tag, n, v) {
+			return false
+		}
+		b = rest
+	}
+	return true
+}
+
 // text sets a string, which has to be UTF-8.
 func text(to *string, v []byte) bool {
 	if !utf8.Valid(v) {
