@@ -17,7 +17,7 @@ import (
 // The cost grows with the number of the account's rooms, of which one record each is read, and with
 // the events that are returned; not with the length of the log or of the rooms' histories.
 func (v *View) EventsSince(account uint64, from Position, limit int) (events []Event, to Position, more bool, err error) {
-	h := v.sources(account, from)
+	h := v.sources(account, from, limit)
 	names := map[uint64]string{}
 	for size := 0; len(h) > 0 && v.err == nil; {
 		if len(events) == limit || size > 1<<20 {
@@ -54,9 +54,10 @@ type source struct {
 	quiet bool // no other events after the last one seen
 }
 
-// sources begins one source for each room that changed and one for the private events.
-func (v *View) sources(account uint64, from Position) (h sourceHeap) {
-	private := v.hidden(account, from)
+// sources begins one source for each room that changed and one for the private events, which has more than a
+// limit of them if there are more.
+func (v *View) sources(account uint64, from Position, limit int) (h sourceHeap) {
+	private := v.hidden(account, from, limit+1)
 	v.scanPrefix(key(keyMember, account), func(k, value []byte) bool {
 		var m fsmpb.Member
 		if !v.decode(k, value, &m) {
@@ -171,8 +172,8 @@ func (v *View) timeOf(room uint64, p Position) int64 {
 	return rec.TimeMs
 }
 
-// hidden lists what an account hid after a position.
-func (v *View) hidden(account uint64, from Position) (events []Event) {
+// hidden lists the first n times that an account hid something after a position.
+func (v *View) hidden(account uint64, from Position, n int) (events []Event) {
 	v.scan(append(positionKey(keyHidden, account, from), 0), after(key(keyHidden, account)), func(k, value []byte) bool {
 		var rec fsmpb.Hidden
 		if !v.decode(k, value, &rec) {
@@ -181,7 +182,7 @@ func (v *View) hidden(account uint64, from Position) (events []Event) {
 		events = append(events, Event{
 			Position: cursor.Decode(k[9:]), Kind: MessagesHidden, TimeMS: rec.TimeMs, Room: rec.Room, Account: account, Seqs: rec.Seqs,
 		})
-		return true
+		return len(events) < n
 	})
 	return events
 }

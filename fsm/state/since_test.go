@@ -164,6 +164,35 @@ func describe(events []Event) (lines []string) {
 	return lines
 }
 
+// TestEventsSince_Hidden: whoever has hidden much reads no more of it at a time than a page, and all of it in the end.
+func TestEventsSince_Hidden(t *testing.T) {
+	m := newMachine(t)
+	u := m.user("user")
+	room := m.must(u, &CreateRoom{Name: "room"}).Room
+	const n = 10
+	for range n {
+		m.must(u, &SendMessage{Target: ToRoom(room), Text: "x"})
+	}
+	from := cursor.EndOf(m.index)
+	for i := range uint64(n) {
+		m.must(u, &HideMessages{Room: room, Seqs: []uint64{i + 1}})
+	}
+	for page := 1; page <= n+1; page++ {
+		got := m.since(u.Account, from, page)
+		for i, e := range got {
+			if e.Kind != MessagesHidden || !slices.Equal(e.Seqs, []uint64{uint64(i) + 1}) {
+				t.Errorf("pages of %d: event %d is %+v", page, i, e)
+			}
+		}
+		if len(got) != n {
+			t.Errorf("pages of %d: %d events, want %d", page, len(got), n)
+		}
+	}
+	if list := m.view().hidden(u.Account, from, 3); len(list) != 3 {
+		t.Errorf("a page of 3 reads %d", len(list))
+	}
+}
+
 // TestFirstAfter: from every position of a room, the first message after it, and looked for near the end when
 // that is where it is.
 func TestFirstAfter(t *testing.T) {
