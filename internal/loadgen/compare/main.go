@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, out, show io.Writer) (err error) {
 	c := comparison{raw: io.Discard, show: show}
 	set := flag.NewFlagSet("compare", flag.ContinueOnError)
 	set.IntVar(&c.reps, "reps", 3, "repetitions; in each, all programs run")
-	set.DurationVar(&c.length, "for", 2*time.Second, "measured, of each timed run")
+	set.DurationVar(&c.length, "for", 10*time.Second, "measured, of each timed run; at first logs grow into new files, and nothing is compacted")
 	set.IntVar(&c.messages, "messages", 1_000_000, "of load")
 	set.IntVar(&c.rounds, "rounds", 10, "of failover, in each repetition")
 	only := set.String("only", "send,stream,deliver,fanout,failover", "which, by commas; load is there too, and takes long")
