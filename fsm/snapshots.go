@@ -259,16 +259,15 @@ func (r *snapshotReader) write(w io.Writer) error {
 	}
 	all := r.snap.manifest.Files
 	verified := r.verify(all[0])
+	defer func() { <-verified }() // nothing is read afterwards
 	for i, f := range all {
-		err := <-verified
-		if i+1 < len(all) && err == nil {
+		if err := <-verified; err != nil {
+			return err
+		}
+		if i+1 < len(all) {
 			verified = r.verify(all[i+1])
 		}
-		if err == nil {
-			err = sendFile(w, r.snap.fs, r.path(f), f.Size)
-		}
-		if err != nil {
-			<-verified
+		if err := sendFile(w, r.snap.fs, r.path(f), f.Size); err != nil {
 			return err
 		}
 	}

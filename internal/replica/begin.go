@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/raft"
 
@@ -36,13 +37,8 @@ func prepare(logs raft.LogStore, stable raft.StableStore, snapshot uint64) error
 
 // begin writes the first entry of the cluster that Dir has adopted, before raft runs, unless there is something.
 func (r *Replica) begin(logs raft.LogStore, snapshots raft.SnapshotStore, t raft.Transport) error {
-	var c raft.Configuration
-	mine := false
-	for _, s := range r.o.Dir.Cluster().Servers {
-		mine = mine || s.ID == r.o.NodeID
-		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Address)})
-	}
-	if !mine {
+	c := r.o.Dir.founders()
+	if !slices.ContainsFunc(c.Servers, func(s raft.Server) bool { return s.ID == r.config.LocalID }) {
 		return nil
 	}
 	err := raft.BootstrapCluster(r.config, logs, r.store.stable, snapshots, t, c)
@@ -50,4 +46,12 @@ func (r *Replica) begin(logs raft.LogStore, snapshots raft.SnapshotStore, t raft
 		return nil
 	}
 	return fmt.Errorf("bootstrap: %w", err)
+}
+
+// founders are the servers with which the cluster began that the directory has adopted; none on a node that joined.
+func (d *Dir) founders() (c raft.Configuration) {
+	for _, s := range d.Cluster().Servers {
+		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Address)})
+	}
+	return c
 }

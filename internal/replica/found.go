@@ -241,10 +241,7 @@ func (d *Dir) configuration(checked fsm.Checked) (c raft.Configuration, err erro
 	if checked.Snapshots > 0 {
 		return checked.Configuration, nil
 	}
-	for _, s := range d.Cluster().Servers {
-		c.Servers = append(c.Servers, raft.Server{ID: raft.ServerID(s.ID), Address: raft.ServerAddress(s.Address)})
-	}
-	return c, nil
+	return d.founders(), nil
 }
 
 // silent fails when somebody answers at a voter's address.

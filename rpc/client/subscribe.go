@@ -101,7 +101,7 @@ func (c *Client) Subscribe(ctx context.Context, o SubscribeOptions) (*Subscripti
 	s.stop = stop
 	if s.share = c.enlist(s.token); s.share == nil {
 		stop()
-		return nil, fmt.Errorf("%w: %d subscriptions of one session", chaterr.ErrLimit, maxSubscriptions)
+		return nil, fmt.Errorf("%w: %d subscriptions of one session; close one first", chaterr.ErrLimit, maxSubscriptions)
 	}
 	c.mu.Lock()
 	closed := c.closed
