@@ -65,11 +65,16 @@ func openConsole(t *testing.T, width, height int, env ...string) *console {
 		t.Fatal(err)
 	}
 	_ = tty.Close() // the program has its own
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(c, keyboard) // ends with the last process at the terminal
+	}()
 	go func() {
 		_ = c.cmd.Wait() // the state says how
+		<-read           // what it has said last
 		close(c.ended)
 	}()
-	go func() { _, _ = io.Copy(c, keyboard) }() // ends with the terminal
 	t.Cleanup(func() {
 		_ = c.cmd.Process.Signal(syscall.SIGTERM)
 		<-c.ended
