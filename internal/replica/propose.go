@@ -16,9 +16,9 @@ import (
 )
 
 // inFlight is how many entries this node has under way at most. While one is, commands wait and are joined
-// into the next one, which goes when that is done, or as soon as it is full: no timer holds a lone command back,
-// and no crowd waits for its turn. Entries that are not full cost more than they hasten: each is a write, an
-// fsync and a message on three nodes.
+// into the next one, which goes when that is done, as soon as as many wait as are under way, or when it is full:
+// no timer holds a lone command back, and no crowd waits for its turn. Entries of fewer cost more than they
+// hasten: each is a write, an fsync and a message on three nodes.
 const inFlight = 4
 
 // Propose has a command carried out, here or by the leader, and returns its result once this node
@@ -137,7 +137,7 @@ func (r *Replica) batches() {
 			return
 		}
 		for len(slots) < inFlight {
-			batch := r.queue.take(len(slots) > 0)
+			batch := r.queue.take()
 			if len(batch) == 0 {
 				break
 			}

@@ -34,10 +34,7 @@ func TestQueue_Limits(t *testing.T) {
 	if err := q.put(command(strings.Repeat("x", 1000))); !errors.Is(err, chaterr.ErrOverloaded) {
 		t.Errorf("too large: got %v", err)
 	}
-	if batch := q.take(true); batch != nil {
-		t.Errorf("took %d for a full entry", len(batch))
-	}
-	batch := q.take(false)
+	batch := q.take()
 	if len(batch) != 2 {
 		t.Fatalf("took %d", len(batch))
 	}
@@ -69,8 +66,44 @@ func TestQueue_Limits(t *testing.T) {
 	}
 }
 
-// TestReplica_Joins: while an entry is under way what comes is joined, and goes when that is done; what fills an
-// entry goes at once, beside it.
+// TestQueue_Take: what waits goes when nothing is under way, when it is as much as that, or fills an entry.
+func TestQueue_Take(t *testing.T) {
+	q := newQueue(4*maxBatch, 4*maxBatch)
+	underWay := map[int][]*proposal{}
+	for i, step := range []struct {
+		put, finish, want int // how many wait more, which step's are done before, how many are taken
+	}{
+		{put: 1, want: 1},
+		{put: 1, want: 1},
+		{put: 1},             // beside two
+		{put: 1, want: 2},    // two beside two
+		{put: 3},             // beside four
+		{finish: 1, want: 3}, // beside three
+		{put: maxBatch - 1, want: maxBatch - 1},
+		{put: maxBatch - 1},
+		{put: 2, want: maxBatch}, // full
+		{finish: 7},
+		{finish: 9},
+		{finish: 2},
+		{finish: 4},
+		{finish: 6, want: 1}, // beside none
+	} {
+		if step.finish > 0 {
+			q.finish(underWay[step.finish-1], func(int) outcome { return outcome{} })
+		}
+		for range step.put {
+			if err := q.put(&proposal{command: &state.Command{}, tell: func(outcome) {}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if underWay[i] = q.take(); len(underWay[i]) != step.want {
+			t.Errorf("step %d: took %d, want %d", i, len(underWay[i]), step.want)
+		}
+	}
+}
+
+// TestReplica_Joins: while entries are under way what comes is joined, and goes when they are done, when it is as
+// much as they have, or when it fills an entry.
 func TestReplica_Joins(t *testing.T) {
 	const slow = 10 * time.Millisecond
 	for _, tt := range []struct {
@@ -78,10 +111,9 @@ func TestReplica_Joins(t *testing.T) {
 		took              time.Duration // at most
 	}{
 		{1, 1, 3 * slow / 2},
-		{40, 1, 3 * slow / 2},
-		{maxBatch, 1, 3 * slow / 2},
-		{maxBatch + 1, 2, 5 * slow / 2},
-		{3*maxBatch + 10, 4, 5 * slow}, // raft writes what it has been given meanwhile as one
+		{40, 2, 5 * slow / 2}, // raft takes the second when the first is written
+		{maxBatch, 2, 5 * slow / 2},
+		{3*maxBatch + 10, 5, 5 * slow}, // raft writes what it has been given meanwhile as one
 	} {
 		t.Run(fmt.Sprint(tt.commands), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

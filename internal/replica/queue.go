@@ -86,9 +86,9 @@ func (q *queue) add(ps []*proposal, all bool) (taken int, err error) {
 	return n, err
 }
 
-// take returns what fits into one entry, in order; none when nothing waits, or, if it is to be full, less than
-// fits into one.
-func (q *queue) take(full bool) []*proposal {
+// take returns what fits into one entry, in order; none when what waits neither fills one nor is as much as
+// what is under way.
+func (q *queue) take() []*proposal {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n, bytes := 0, 0
@@ -96,7 +96,7 @@ func (q *queue) take(full bool) []*proposal {
 		bytes += q.waiting[n].size
 		n++
 	}
-	if full && n < maxBatch && n == len(q.waiting) {
+	if underWay := q.count - len(q.waiting); n == len(q.waiting) && n < min(underWay, maxBatch) {
 		return nil
 	}
 	batch := q.waiting[:n:n]
