@@ -151,7 +151,7 @@ func (r *Replica) batches() {
 				default:
 				}
 			}
-			if !r.spawn(work) {
+			if !r.short.do(work) {
 				work()
 			}
 		}

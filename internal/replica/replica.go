@@ -105,6 +105,7 @@ type Replica struct {
 	store   *store                 // set by Start
 	trail   trail                  // of the log
 	raft    atomic.Pointer[engine] // nil before Start
+	short   *workers               // for what each entry needs
 	turn    chan struct{}          // whoever starts or ends raft has put something in
 	again   chan struct{}          // one slot: raft is to be started anew
 	sick    atomic.Pointer[error]  // why the state is being replaced; nil while it is not
@@ -139,6 +140,7 @@ func New(o Options) *Replica {
 	}
 	r.o.SnapshotBytes, r.o.KeepBytes = cmp.Or(o.SnapshotBytes, logBytes), cmp.Or(o.KeepBytes, logBytes)
 	r.life, r.stop = context.WithCancel(context.Background())
+	r.short = newWorkers(r.spawn, r.life.Done())
 	r.backups = make(chan struct{}, maxBackups)
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
 	r.local = flight{run: r.leaderIndex, spawn: r.spawn}
@@ -218,7 +220,7 @@ func (r *Replica) watchFiles() {
 // launch runs raft on the store. raft.NewRaft panics on some kinds of damage, and a store that
 // fails ends the goroutine that called it, so it has one of its own here.
 func (r *Replica) launch() error {
-	f := newFollowers(r.o.Transport(), r.o.Heartbeat, r.spawn)
+	f := newFollowers(r.o.Transport(), r.o.Heartbeat, r.short.do)
 	e := &engine{transport: f, gone: make(chan struct{}), over: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {
