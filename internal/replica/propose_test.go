@@ -102,8 +102,8 @@ func TestQueue_Take(t *testing.T) {
 	}
 }
 
-// TestReplica_Joins: while entries are under way what comes is joined, and goes when they are done, when it is as
-// much as they have, or when it fills an entry.
+// TestReplica_Joins: what comes while the leader writes is joined into one entry, or as many as it fills, and is done
+// soon after. When entries go beside others is TestQueue_Take's.
 func TestReplica_Joins(t *testing.T) {
 	const slow = 10 * time.Millisecond
 	for _, tt := range []struct {
