@@ -82,6 +82,9 @@ func (d pebbleDir) Sync() error {
 func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault func(error)) (*pebble.DB, error) {
 	o.FS = pebbleFS{fs.FS, fault}
 	o.FormatMajorVersion = pebble.FormatValueSeparation
+	// One compaction at a time, as by default, and the next one when it is done; but nobody looks ten times a second
+	// whether there might be two, which is half of what wakes an idle node's processor.
+	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	o.Logger = zaplog.Pebble{L: log.Named("pebble"), Fatal: fault}
 	o.EventListener = &pebble.EventListener{
 		// Pebble must not go on when it cannot flush: without a log of its own it would take writes until

@@ -1,11 +1,16 @@
 package files
 
 import (
+	"bytes"
+	"encoding/binary"
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
 )
 
 // TestTable_StandsBack: who writes a table lets others run before each block, who writes the log does not.
@@ -35,4 +40,40 @@ func TestTable_StandsBack(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestOpenPebble_Quiet: a Pebble that is left alone does not run at all, and one that is written to still compacts:
+// every compaction that had to wait for another one is begun.
+func TestOpenPebble_Quiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &pebble.Options{L0CompactionThreshold: 2, LBaseMaxBytes: 64 << 10}
+		o.TargetFileSizes[0] = 4 << 10
+		db, err := OpenPebble(FS{FS: vfs.NewMem()}, "db", o, zap.NewNop(), func(err error) { t.Error(err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		value := make([]byte, 1<<10)
+		for i := range uint64(5_000) {
+			if err := db.Set(binary.BigEndian.AppendUint64(nil, i*2654435761%5_000), value, pebble.NoSync); err != nil {
+				t.Fatal(err)
+			}
+			if i%100 == 99 {
+				if err := db.Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		synctest.Wait() // fake time stands still, so no timer has helped
+		m := db.Metrics()
+		if m.Compact.Count < 10 || m.Compact.NumInProgress > 0 || m.Levels[0].Sublevels > 2 {
+			t.Errorf("%d compactions, %d under way, %d sublevels are left", m.Compact.Count, m.Compact.NumInProgress, m.Levels[0].Sublevels)
+		}
+		stacks := make([]byte, 1<<20)
+		if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("periodicGranter")) {
+			t.Error("a goroutine looks for compactions while there is nothing to do")
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
