@@ -63,12 +63,25 @@ func (b *inbox) take(rpc raft.RPC) {
 	rpc.Command = b.listen(rpc.Command)
 	resp := b.answer(rpc)
 	if resp == nil {
-		go b.pass(rpc) // one for each tunnel at most: its next call waits for this answer
+		if !b.hand(rpc) {
+			go b.pass(rpc) // one for each tunnel at most: its next call waits for this answer
+		}
 		return
 	}
 	rpc.Respond(resp, nil)
-	if b.pending.CompareAndSwap(false, true) {
+	rpc.RespChan = make(chan raft.RPCResponse, 1) // which is read by nobody, or by copy
+	if !b.hand(rpc) && b.pending.CompareAndSwap(false, true) {
 		go b.copy(rpc)
+	}
+}
+
+// hand gives raft a call if it has time for it.
+func (b *inbox) hand(rpc raft.RPC) bool {
+	select {
+	case b.out <- rpc:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -152,15 +165,8 @@ func (b *inbox) pass(rpc raft.RPC) {
 // copy has raft carry out a heartbeat that was answered.
 func (b *inbox) copy(rpc raft.RPC) {
 	defer b.pending.Store(false)
-	answer := make(chan raft.RPCResponse, 1)
-	rpc.RespChan = answer
 	select {
 	case b.out <- rpc:
-	case <-b.done:
-		return
-	}
-	select {
-	case <-answer:
 	case <-b.done:
 	}
 }

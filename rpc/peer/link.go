@@ -35,6 +35,13 @@ var redial = grpc.ConnectParams{
 	MinConnectTimeout: time.Second,
 }
 
+// How many bytes may be on their way to this node, of a tunnel or call and of a link. With fixed numbers gRPC
+// measures nothing, which takes a ping for each answer that comes while little does.
+const (
+	streamWindow = 1 << 20
+	linkWindow   = 4 << 20
+)
+
 // idle is after how long a connection that has no tunnel or call, and a queue that gets no packets, is
 // given up. Without that, an address that a node once had would be dialled every second for ever.
 const idle = 5 * time.Minute
@@ -72,6 +79,7 @@ func (t *Tunnels) link(k linkKey) (*link, error) {
 	}
 	cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(k.addr),
 		grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
+		grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(linkWindow),
 		grpc.WithConnectParams(redial), grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, err
