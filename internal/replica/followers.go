@@ -41,6 +41,7 @@ type followers struct {
 	committed entryID
 	all       map[raft.ServerID]*progress
 	news      chan struct{} // closed when there is something to tell
+	beat      chan struct{} // closed when the heartbeats go that wait; nil while none does
 }
 
 // progress is how far a follower is with the log of a leader's term.
@@ -81,7 +82,7 @@ func (f *followers) Close() error {
 // AppendEntries sends a message of raft's, unless its entries were sent.
 func (f *followers) AppendEntries(id raft.ServerID, target raft.ServerAddress, a *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if len(a.Entries) == 0 && a.PrevLogEntry == 0 { // a heartbeat
-		f.hold(f.heartbeatHold, nil)
+		f.heartbeat()
 		return f.Transport.AppendEntries(id, target, a, resp)
 	}
 	var own *sending

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,6 +130,60 @@ func TestNudges_Lost(t *testing.T) {
 		}
 		<-done
 	})
+}
+
+// TestHeartbeats: heartbeats go to all followers together, each as often as it must, also when one follower does
+// not answer.
+func TestHeartbeats(t *testing.T) {
+	const timeout = 300 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		h := &heartbeats{mute: make(chan struct{}), at: map[raft.ServerID][]time.Time{}}
+		f := newFollowers(h, timeout, nil)
+		end := time.Now().Add(time.Minute)
+		var all sync.WaitGroup
+		for _, id := range []raft.ServerID{"b", "c", "d", "mute"} {
+			all.Go(func() {
+				for time.Now().Before(end) {
+					time.Sleep(timeout/10 + rand.N(timeout/10)) // as raft does
+					_ = f.AppendEntries(id, "", new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse))
+				}
+			})
+		}
+		time.Sleep(time.Until(end))
+		close(h.mute)
+		all.Wait()
+		n, times := 0, map[time.Time]bool{}
+		for id, at := range h.at {
+			for i, when := range at {
+				if times[when] = true; i > 0 && when.Sub(at[i-1]) > 2*timeout/10+heartbeatHold(timeout) {
+					t.Errorf("%s waited %v for a heartbeat", id, when.Sub(at[i-1]))
+				}
+			}
+			n += len(at)
+		}
+		if n > 3*60*14 || len(times) > n/2 {
+			t.Errorf("%d heartbeats at %d times", n, len(times))
+		}
+	})
+}
+
+// heartbeats notes when they went to whom; one follower does not answer.
+type heartbeats struct {
+	Transport
+	mute chan struct{}
+	mu   sync.Mutex // guards at
+	at   map[raft.ServerID][]time.Time
+}
+
+func (h *heartbeats) AppendEntries(id raft.ServerID, _ raft.ServerAddress, _ *raft.AppendEntriesRequest, _ *raft.AppendEntriesResponse) error {
+	if id == "mute" {
+		<-h.mute
+		return errors.New("no answer")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.at[id] = append(h.at[id], time.Now())
+	return nil
 }
 
 // sentMessages notes what is sent, and says that it was received.

@@ -18,6 +18,28 @@ const emptyHold = 500 * time.Millisecond
 // follower has heard two in a HeartbeatTimeout, and the leader's lease, which is as long, has as many answers.
 func heartbeatHold(timeout time.Duration) time.Duration { return timeout / 6 }
 
+// heartbeat waits until a heartbeat goes. Those to all followers go together, as soon as the first one has
+// waited long enough: what costs is to wake up.
+func (f *followers) heartbeat() {
+	f.mu.Lock()
+	beat := f.beat
+	if beat == nil {
+		beat = make(chan struct{})
+		f.beat = beat
+		time.AfterFunc(f.heartbeatHold, func() {
+			f.mu.Lock()
+			f.beat = nil
+			f.mu.Unlock()
+			close(beat)
+		})
+	}
+	f.mu.Unlock()
+	select {
+	case <-beat:
+	case <-f.closed:
+	}
+}
+
 // hold waits for news, for a while, or until the transport is closed.
 func (f *followers) hold(d time.Duration, news <-chan struct{}) {
 	wait := time.NewTimer(d)
