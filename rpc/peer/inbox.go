@@ -16,8 +16,8 @@ import (
 // It answers only what that goroutine would answer, a heartbeat of the node's own term at a
 // follower, from what raft keeps in atomics, and changes nothing. That sets it apart from raft's own
 // fast path, which runs the request beside the main goroutine and can make two leaders write under
-// one term (hashicorp/raft#695). One copy at a time still goes to raft, so that the election timer
-// is set back as soon as raft has time.
+// one term (hashicorp/raft#695). A copy still goes to raft, so that the election timer is set back as
+// soon as raft has time; one at a time waits for that.
 //
 // A leader's lease says then that the followers' processes live, not that their disks work.
 type inbox struct {
@@ -69,7 +69,7 @@ func (b *inbox) take(rpc raft.RPC) {
 		return
 	}
 	rpc.Respond(resp, nil)
-	rpc.RespChan = make(chan raft.RPCResponse, 1) // which is read by nobody, or by copy
+	rpc.RespChan = make(chan raft.RPCResponse, 1) // nobody reads it
 	if !b.hand(rpc) && b.pending.CompareAndSwap(false, true) {
 		go b.copy(rpc)
 	}
