@@ -3,7 +3,9 @@ package replica
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -103,7 +105,7 @@ func TestQueue_Take(t *testing.T) {
 }
 
 // TestReplica_Joins: what comes while the leader writes is joined into one entry, or as many as it fills, and is done
-// soon after. When entries go beside others is TestQueue_Take's.
+// soon after.
 func TestReplica_Joins(t *testing.T) {
 	const slow = 10 * time.Millisecond
 	for _, tt := range []struct {
@@ -162,6 +164,49 @@ func TestReplica_Joins(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestReplica_Beside: while followers write, what comes goes beside what is under way as soon as it is as much, and the
+// rest when an entry is done.
+func TestReplica_Beside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := makeSim(t, 3, 0, bugs{})
+		s.auditEvery = 24 * time.Hour
+		s.run()
+		l := startLoad(s, 0)
+		time.Sleep(time.Second)
+		for _, m := range s.followers() {
+			m.disk.slow.Store(int64(10 * time.Millisecond))
+		}
+		const commands = 40
+		r, results := rand.New(rand.NewPCG(1, 2)), make(chan *state.Result, commands)
+		for range commands {
+			c, err := state.NewCommand(l.actor, newOp(r), &state.SendMessage{Target: state.ToRoom(l.room), Text: "x"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.leader().up().replica.Submit([]*state.Command{c}, func(_ int, res *state.Result, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				results <- res
+			}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		in := map[uint64]int{} // commands by entry
+		for range commands {
+			in[(<-results).Index]++
+		}
+		var sizes []int
+		for _, index := range slices.Sorted(maps.Keys(in)) {
+			sizes = append(sizes, in[index])
+		}
+		if want := []int{1, 1, 2, 4, 32}; !slices.Equal(sizes, want) {
+			t.Errorf("entries of %v commands, want %v", sizes, want)
+		}
+	})
 }
 
 // TestReplica_Submit: of many commands that are submitted at once, through the leader or a follower,
