@@ -88,7 +88,7 @@ func (f *followers) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	var own *sending
 	if len(a.Entries) == 0 {
 		if news := f.awaits(id, a); news != nil {
-			f.hold(emptyHold, news)
+			f.hold(news)
 		}
 	} else {
 		var answered bool

@@ -133,19 +133,20 @@ func TestNudges_Lost(t *testing.T) {
 }
 
 // TestHeartbeats: heartbeats go to all followers together, each as often as it must, also when one follower does
-// not answer.
+// not answer; none is held back once the transport is closed.
 func TestHeartbeats(t *testing.T) {
 	const timeout = 300 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
 		h := &heartbeats{mute: make(chan struct{}), at: map[raft.ServerID][]time.Time{}}
 		f := newFollowers(h, timeout, nil)
-		end := time.Now().Add(time.Minute)
+		start := time.Now()
+		end := start.Add(time.Minute)
 		var all sync.WaitGroup
 		for _, id := range []raft.ServerID{"b", "c", "d", "mute"} {
 			all.Go(func() {
 				for time.Now().Before(end) {
-					time.Sleep(timeout/10 + rand.N(timeout/10)) // as raft does
-					_ = f.AppendEntries(id, "", new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse))
+					time.Sleep(timeout/10 + rand.N(timeout/10))                                                  // as raft does
+					_ = f.AppendEntries(id, "", new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse)) // the mute one fails
 				}
 			})
 		}
@@ -153,16 +154,29 @@ func TestHeartbeats(t *testing.T) {
 		close(h.mute)
 		all.Wait()
 		n, times := 0, map[time.Time]bool{}
-		for id, at := range h.at {
-			for i, when := range at {
-				if times[when] = true; i > 0 && when.Sub(at[i-1]) > 2*timeout/10+heartbeatHold(timeout) {
-					t.Errorf("%s waited %v for a heartbeat", id, when.Sub(at[i-1]))
+		for _, id := range []raft.ServerID{"b", "c", "d"} {
+			last := start
+			for _, when := range h.at[id] {
+				times[when] = true
+				if when.Sub(last) > 2*timeout/10+heartbeatHold(timeout) {
+					t.Errorf("%s waited %v for a heartbeat", id, when.Sub(last))
 				}
+				last = when
 			}
-			n += len(at)
+			if last.Before(end) {
+				t.Errorf("%s had its last heartbeat %v before the end", id, end.Sub(last))
+			}
+			n += len(h.at[id])
 		}
 		if n > 3*60*14 || len(times) > n/2 {
 			t.Errorf("%d heartbeats at %d times", n, len(times))
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		closed := time.Now()
+		if err := f.AppendEntries("b", "", new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse)); err != nil || time.Since(closed) > 0 {
+			t.Errorf("after Close a heartbeat waited %v: %v", time.Since(closed), err)
 		}
 	})
 }
@@ -185,6 +199,8 @@ func (h *heartbeats) AppendEntries(id raft.ServerID, _ raft.ServerAddress, _ *ra
 	h.at[id] = append(h.at[id], time.Now())
 	return nil
 }
+
+func (*heartbeats) Close() error { return nil }
 
 // sentMessages notes what is sent, and says that it was received.
 type sentMessages struct {

@@ -40,9 +40,9 @@ func (f *followers) heartbeat() {
 	}
 }
 
-// hold waits for news, for a while, or until the transport is closed.
-func (f *followers) hold(d time.Duration, news <-chan struct{}) {
-	wait := time.NewTimer(d)
+// hold waits for news, for emptyHold, or until the transport is closed.
+func (f *followers) hold(news <-chan struct{}) {
+	wait := time.NewTimer(emptyHold)
 	defer wait.Stop()
 	select {
 	case <-wait.C:

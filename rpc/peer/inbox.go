@@ -71,7 +71,10 @@ func (b *inbox) take(rpc raft.RPC) {
 	rpc.Respond(resp, nil)
 	rpc.RespChan = make(chan raft.RPCResponse, 1) // nobody reads it
 	if !b.hand(rpc) && b.pending.CompareAndSwap(false, true) {
-		go b.copy(rpc)
+		go func() {
+			defer b.pending.Store(false)
+			b.pass(rpc)
+		}()
 	}
 }
 
@@ -159,14 +162,5 @@ func (b *inbox) pass(rpc raft.RPC) {
 	case b.out <- rpc:
 	case <-b.done:
 		rpc.Respond(nil, errCut)
-	}
-}
-
-// copy has raft carry out a heartbeat that was answered.
-func (b *inbox) copy(rpc raft.RPC) {
-	defer b.pending.Store(false)
-	select {
-	case b.out <- rpc:
-	case <-b.done:
 	}
 }
