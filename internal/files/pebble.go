@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -82,9 +83,8 @@ func (d pebbleDir) Sync() error {
 func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault func(error)) (*pebble.DB, error) {
 	o.FS = pebbleFS{fs.FS, fault}
 	o.FormatMajorVersion = pebble.FormatValueSeparation
-	// One compaction at a time, as by default, and the next one when it is done; but nobody looks ten times a second
-	// whether there might be two, which is half of what wakes an idle node's processor.
-	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	turns := &compactions{ConcurrencyLimitScheduler: pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()}
+	o.Experimental.CompactionScheduler = turns
 	o.Logger = zaplog.Pebble{L: log.Named("pebble"), Fatal: fault}
 	o.EventListener = &pebble.EventListener{
 		// Pebble must not go on when it cannot flush: without a log of its own it would take writes until
@@ -98,7 +98,35 @@ func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault fun
 	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) {
 		err = fmt.Errorf("%w: %w", chaterr.ErrCorrupt, err)
 	}
+	if err == nil {
+		turns.begin()
+	}
 	return db, err
+}
+
+// compactions begin one at a time, as by default, and the next one when it is done. But nobody looks ten times a second
+// whether there might be two, which is half of what wakes an idle node's processor. And none begins while Pebble opens:
+// the last step of that, to look for files that nobody needs, waits for the end of all that have
+// (obsolete_files.go, scanObsoleteFiles), seconds with a large state.
+type compactions struct {
+	*pebble.ConcurrencyLimitScheduler
+	open atomic.Bool
+}
+
+// TrySchedule is asked whether a compaction may begin now.
+func (c *compactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
+	if !c.open.Load() {
+		return false, nil
+	}
+	return c.ConcurrencyLimitScheduler.TrySchedule()
+}
+
+// begin is called when Pebble is open.
+func (c *compactions) begin() {
+	c.open.Store(true)
+	if ok, turn := c.TrySchedule(); ok {
+		turn.Done() // gives the turn to one that waits
+	}
 }
 
 // openPebble opens a Pebble on a goroutine that may be ended.

@@ -3,6 +3,8 @@ package files
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -76,4 +78,51 @@ func TestOpenPebble_Quiet(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestOpenPebble_Owing: a Pebble that owes compactions opens before it pays, and pays then.
+func TestOpenPebble_Owing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs, options := vfs.NewMem(), func() *pebble.Options { return &pebble.Options{L0CompactionThreshold: 2} }
+		o := options()
+		o.FS, o.DisableAutomaticCompactions, o.L0StopWritesThreshold = fs, true, 100
+		db, err := pebble.Open("db", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			if err := errors.Join(db.Set([]byte("key"), []byte{byte(i)}, pebble.Sync), db.Flush()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		slow := make(chan struct{})
+		db, err = OpenPebble(FS{FS: slowTables{fs, slow}}, "db", options(), zap.NewNop(), func(err error) { t.Error(err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(slow)
+		synctest.Wait()
+		if m := db.Metrics(); m.Compact.Count == 0 || m.Levels[0].Sublevels > 2 {
+			t.Errorf("%d compactions, %d sublevels are left", m.Compact.Count, m.Levels[0].Sublevels)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// slowTables is a file system that begins no table before ready is closed.
+type slowTables struct {
+	vfs.FS
+	ready chan struct{}
+}
+
+func (s slowTables) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if filepath.Ext(name) == ".sst" {
+		<-s.ready
+	}
+	return s.FS.Create(name, c)
 }
