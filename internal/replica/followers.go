@@ -28,7 +28,7 @@ const maxAhead = 2 * maxAppend
 //
 // And they tell of a commit at once, see nudge.go.
 //
-// They are safe for concurrent use.
+// They also know when one is sent a snapshot, see installs. They are safe for concurrent use.
 type followers struct {
 	Transport
 	spawn         func(func()) bool
@@ -41,6 +41,7 @@ type followers struct {
 	committed entryID
 	all       map[raft.ServerID]*progress
 	news      chan struct{} // closed when there is something to tell
+	installs  installs
 	beat      chan struct{} // closed when the heartbeats go that wait; nil while none does
 }
 

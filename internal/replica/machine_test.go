@@ -125,6 +125,7 @@ type lossy struct {
 	hang atomic.Pointer[chan struct{}] // until it is closed, nobody is told to lead
 
 	appends atomic.Int64 // messages to followers
+	slow    atomic.Int64 // nanoseconds that a snapshot is under way
 
 	fast        atomic.Pointer[func(raft.RPC)] // for the bug fastPath, as what follows
 	once, ended sync.Once
@@ -190,6 +191,7 @@ func (l *lossy) TimeoutNow(id raft.ServerID, a raft.ServerAddress, req *raft.Tim
 
 // InstallSnapshot notes who gets which snapshot how often.
 func (l *lossy) InstallSnapshot(id raft.ServerID, a raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	time.Sleep(time.Duration(l.slow.Load()))
 	err := l.Raft.InstallSnapshot(id, a, req, resp, data)
 	if err == nil && resp.Success {
 		l.s.installed(string(id), entryID{req.LastLogIndex, req.LastLogTerm})

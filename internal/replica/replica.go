@@ -125,7 +125,7 @@ type Replica struct {
 // engine is one run of raft.
 type engine struct {
 	*raft.Raft
-	transport Transport
+	transport *followers
 	gone      chan struct{} // closed when another one takes over
 	over      chan struct{} // closed when raft has ended: it answers nothing any more
 	once      sync.Once     // for over: a raft may be ended twice

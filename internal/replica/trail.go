@@ -70,7 +70,11 @@ func (r *Replica) trim(e *engine, tried uint64) uint64 {
 	newest, ok := r.o.FSM.Snapshots().Newest()
 	bytes := r.o.KeepBytes
 	if ok {
-		bytes = max(bytes, uint64(newest.Size)/keepPart)
+		size := uint64(newest.Size)
+		bytes = max(bytes, size/keepPart)
+		if e.transport.installing() { // until another snapshot would be shorter than the log behind this one
+			bytes += max(r.o.SnapshotBytes, size)
+		}
 		tried = max(tried, newest.Index)
 	}
 	if keep := r.trail.keep(bytes, r.config.TrailingLogs); keep != c.TrailingLogs {

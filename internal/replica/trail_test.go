@@ -81,3 +81,59 @@ func TestReplica_LogBytes(t *testing.T) {
 		}
 	})
 }
+
+// TestReplica_LogBehindSnapshot: while a follower is sent a snapshot, the log behind it stays, so that the follower does not
+// need another one; afterwards the log is as short as before.
+func TestReplica_LogBehindSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bytes, text = 256 << 10, 4000
+		s := makeSim(t, 3, 0, bugs{})
+		s.tune = func(o *Options) {
+			o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, bytes, bytes
+		}
+		s.run()
+		l := startLoad(s, 0)
+		leader, behind := s.leader(), s.followers()[0]
+		send := func(n int) {
+			t.Helper()
+			for range n {
+				if _, err := l.sendAt(leader, strings.Repeat("x", text)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		length := func() uint64 {
+			first, _ := leader.disk.FirstIndex()
+			last, _ := leader.disk.LastIndex()
+			return (last - first) * text
+		}
+		behind.crash()
+		send(300)
+		leader.up().transport.Load().slow.Store(int64(9 * time.Second))
+		behind.start()
+		send(3 * bytes / text) // in 10 s
+		if length() < 3*bytes {
+			t.Errorf("%d bytes of log while a snapshot is under way", length())
+		}
+		s.converge()
+		s.mu.Lock()
+		for i, n := range s.installs {
+			if i.at != behind.id || len(s.installs) > 1 || n > 1 {
+				t.Errorf("%s was sent the snapshot of entry %d %d times", i.at, i.of.index, n)
+			}
+		}
+		if len(s.installs) == 0 {
+			t.Error("no snapshot was sent")
+		}
+		s.mu.Unlock()
+		time.Sleep(9*time.Second + graceInstalled)
+		send(2 * bytes / text)
+		if n := length(); n > 5*bytes/2 {
+			t.Errorf("%d bytes of log afterwards", n)
+		}
+		for _, f := range s.faults {
+			t.Error(f)
+		}
+	})
+}

@@ -1,0 +1,43 @@
+package replica
+
+import (
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// installs are the snapshots that are on their way to followers. One that has installed a snapshot goes on with
+// the log behind it. If that is cut meanwhile, the follower needs another snapshot, which takes as long again; a
+// follower behind a slow connection would never have one that lasts.
+type installs struct {
+	under int
+	until time.Time // for so long those that have installed one may take to follow
+}
+
+// graceInstalled is how long a follower has at least to follow the log behind the snapshot that it has installed.
+const graceInstalled = 10 * time.Second
+
+// InstallSnapshot sends a follower a snapshot. It then has as long again to follow the log that came meanwhile, for it
+// follows faster than the log grows, or never.
+func (f *followers) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, a *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	start := time.Now()
+	f.mu.Lock()
+	f.installs.under++
+	f.mu.Unlock()
+	err := f.Transport.InstallSnapshot(id, target, a, resp, data)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.installs.under--
+	if now := time.Now(); err == nil && resp.Success {
+		f.installs.until = now.Add(now.Sub(start) + graceInstalled)
+	}
+	return err
+}
+
+// installing reports whether the log behind a snapshot is wanted.
+func (f *followers) installing() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.installs.under > 0 || time.Now().Before(f.installs.until)
+}
