@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"example.com/chat/fsm"
 )
 
 // installs are the snapshots that are on their way to followers. One that has installed a snapshot goes on with
@@ -40,4 +42,30 @@ func (f *followers) installing() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.installs.under > 0 || time.Now().Before(f.installs.until)
+}
+
+// freshPart of SnapshotBytes is how much log there may be behind a snapshot that is sent: to follow it takes a
+// follower longer than to receive what it makes of the state.
+const freshPart = 8
+
+// freshSnapshots are raft's, of which it sends followers the newest.
+type freshSnapshots struct {
+	*fsm.Snapshots
+	refresh func()
+}
+
+// List is called when one is to be sent, on the goroutine that is there for that follower, and when raft starts.
+func (s freshSnapshots) List() ([]*raft.SnapshotMeta, error) {
+	s.refresh()
+	return s.Snapshots.List()
+}
+
+// refresh makes a snapshot if the newest one is old. What fails raft has logged: an old one is better than none.
+func (r *Replica) refresh(e *engine) {
+	r.fresh.Lock()
+	defer r.fresh.Unlock()
+	newest, ok := r.o.FSM.Snapshots().Newest()
+	if ok && r.raft.Load() == e && r.trail.after(newest.Index) > r.o.SnapshotBytes/freshPart {
+		_ = r.wait(e, e.Snapshot())
+	}
 }

@@ -117,6 +117,7 @@ type Replica struct {
 
 	disputed atomic.Uint64 // a mark at which no hash has most voters
 	backups  chan struct{} // holds a token for each that is being made
+	fresh    sync.Mutex    // held while a snapshot is made for a follower
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -248,7 +249,7 @@ func (r *Replica) launch() error {
 		}
 		floor.restart = r.startAnew
 		snapshots.OnDurable(floor.raise)
-		e.Raft, err = raft.NewRaft(r.config, nudgingFSM{r.o.FSM, f}, followedLog{floor, f, &r.trail}, r.store.stable, snapshots, f)
+		e.Raft, err = raft.NewRaft(r.config, nudgingFSM{r.o.FSM, f}, followedLog{floor, f, &r.trail}, r.store.stable, freshSnapshots{snapshots, func() { r.refresh(e) }}, f)
 	}()
 	select {
 	case err := <-done:

@@ -137,3 +137,45 @@ func TestReplica_LogBehindSnapshot(t *testing.T) {
 		}
 	})
 }
+
+// TestReplica_FreshSnapshot: what a follower is sent is no old snapshot with much log behind it.
+func TestReplica_FreshSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bytes, text = 256 << 10, 4000
+		s := makeSim(t, 3, 0, bugs{})
+		s.tune = func(o *Options) {
+			o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, bytes, bytes
+		}
+		s.run()
+		l := startLoad(s, 0)
+		leader, behind := s.leader(), s.followers()[0]
+		lag := func() uint64 {
+			newest, _ := leader.up().fsm.Snapshots().Newest()
+			last, _ := leader.disk.LastIndex()
+			return (last - newest.Index) * text
+		}
+		behind.crash()
+		for i := 0; i < 300 || lag() < bytes/2; i++ {
+			if _, err := l.sendAt(leader, strings.Repeat("x", text)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		behind.start()
+		last, _ := leader.disk.LastIndex()
+		s.converge()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i := range s.installs {
+			if i.of.index < last-bytes/freshPart/text {
+				t.Errorf("the snapshot of entry %d was sent, with %d in the log", i.of.index, last)
+			}
+		}
+		if len(s.installs) != 1 {
+			t.Errorf("snapshots sent: %v", s.installs)
+		}
+		for _, f := range s.faults {
+			t.Error(f)
+		}
+	})
+}
