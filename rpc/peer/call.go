@@ -150,7 +150,7 @@ func (c *Calls) link(id, addr string) (*link, error) {
 	if l == nil {
 		cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(key),
 			grpc.WithTransportCredentials(insecure.NewCredentials()), // the tunnel has its own
-			grpc.WithContextDialer(c.dial), grpc.WithConnectParams(redial),
+			grpc.WithContextDialer(c.dial), grpc.WithConnectParams(pace),
 			grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
 		if err != nil {
 			return nil, err

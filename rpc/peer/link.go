@@ -28,9 +28,9 @@ type link struct {
 // unused: nobody would notice if it were closed.
 func (l *link) unused() bool { return l.users == 0 && l.cc.GetState() == connectivity.Idle }
 
-// redial is how fast a broken connection is tried again. gRPC's own pace slows down to two
-// minutes, far too slow after a partition; raft and memberlist have a pace of their own anyway.
-var redial = grpc.ConnectParams{
+// pace is how fast a broken connection is tried again. gRPC's own slows down to two minutes, far too slow
+// after a partition; raft and memberlist have a pace of their own anyway.
+var pace = grpc.ConnectParams{
 	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 	MinConnectTimeout: time.Second,
 }
@@ -80,7 +80,7 @@ func (t *Tunnels) link(k linkKey) (*link, error) {
 	cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(k.addr),
 		grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
 		grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(linkWindow),
-		grpc.WithConnectParams(redial), grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
+		grpc.WithConnectParams(pace), grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +92,15 @@ func (t *Tunnels) release(l *link) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l.users--
+}
+
+// redial has links that are broken tried at once: whoever has come may be the one who was away.
+func (t *Tunnels) redial() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.links {
+		l.cc.ResetConnectBackoff()
+	}
 }
 
 // report drops a link whose handshakes get no answer: TCP alone would notice a dead peer only

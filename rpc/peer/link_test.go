@@ -75,6 +75,39 @@ func TestLink_Unused(t *testing.T) {
 	})
 }
 
+// TestLink_Back: a node that was away is reached as soon as it has said something, and not when its connection would
+// have been tried again.
+func TestLink_Back(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, _ := pair(t, nil)
+		host := grpc.NewServer()
+		a.Register(host)
+		lis := n.Listen("a")
+		go func() { _ = host.Serve(lis) }()
+		defer host.Stop()
+		n.Refuse("a", "b")
+		for start := time.Now(); time.Since(start) < 10*time.Second; time.Sleep(10 * time.Millisecond) {
+			if _, err := dial(t, a, RaftControl, "b", "b"); err == nil {
+				t.Fatal("a tunnel was opened")
+			}
+		}
+		n.Heal("a", "b")
+		start := time.Now()
+		if _, err := dial(t, b, RaftControl, "a", "a"); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if _, err := dial(t, a, RaftControl, "b", "b"); err == nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if took := time.Since(start); took > 20*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 // TestLink_GoAway: a host's server that wants its connections young lets open tunnels live, and nobody
 // else ends them either, though new ones need a new connection.
 func TestLink_GoAway(t *testing.T) {

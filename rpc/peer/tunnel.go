@@ -120,6 +120,7 @@ func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb
 	if !ok {
 		return status.Errorf(codes.Unavailable, "node %q takes no %s", t.o.ID, c.local.Purpose)
 	}
+	t.redial()
 	go handle(c)
 	select {
 	case err := <-over:
