@@ -15,8 +15,13 @@ import (
 	"example.com/chat/rpc/peer/peerpb"
 )
 
-// maxFrame keeps a frame far below the 4 MiB that a gRPC server with default options receives.
+// maxFrame is how many bytes of a frame are taken, far fewer than the 4 MiB that a gRPC server with default options
+// receives.
 const maxFrame = 64 << 10
+
+// fullFrame is how many are sent: with its head the frame then fits into a buffer of 32 KiB. What is larger takes one of
+// 1 MiB of gRPC's pool, which clears it each time, on both sides (mem/buffer_pool.go, defaultBufferPoolSizeExponents).
+const fullFrame = 32<<10 - 16
 
 // linger is how long a closed Conn waits for the other side to take what was written.
 const linger = 5 * time.Second
@@ -34,7 +39,7 @@ const (
 var errSilent = fmt.Errorf("tunnel: nothing has come for %v", silence)
 
 // Conn is a net.Conn over a bidirectional gRPC stream of byte frames. It passes nettest.TestConn.
-// Frames keep their borders for those who use ReadFrame, and Write with at most maxFrame bytes.
+// Frames keep their borders for those who use ReadFrame, and Write with at most fullFrame bytes.
 //
 // Sending and receiving on a stream know no deadline, so two goroutines do it, pump and push; both
 // end with the stream. Nothing here holds a mutex while it waits: a goroutine that waits for a
@@ -211,7 +216,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 			return n, net.ErrClosed
 		default:
 		}
-		frame := append([]byte(nil), p[n:min(len(p), n+maxFrame)]...)
+		frame := append([]byte(nil), p[n:min(len(p), n+fullFrame)]...)
 		select {
 		case c.out <- frame:
 			n += len(frame)

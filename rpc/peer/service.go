@@ -49,7 +49,7 @@ type parts struct {
 }
 
 func (w parts) Write(p []byte) (n int, err error) {
-	for part := range slices.Chunk(p, maxFrame) {
+	for part := range slices.Chunk(p, fullFrame) {
 		if err := w.stream.Send(&peerpb.BackupResponse{Data: part}); err != nil {
 			return n, err
 		}

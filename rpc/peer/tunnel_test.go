@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"example.com/chat/internal/chaterr"
 	"example.com/chat/internal/simnet"
@@ -73,6 +74,33 @@ func TestConn_Conformance(t *testing.T) {
 			return nil, nil, nil, err
 		}
 		return c, <-accepted, func() { _, _ = a.Close(), b.Close() }, nil
+	})
+}
+
+// TestConn_FullFrames: what is written goes out in frames that fit, with their heads, into a buffer of 32 KiB.
+func TestConn_FullFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, sent, end := scripted()
+		defer end()
+		want := make([]byte, 100<<10)
+		for i := range want {
+			want[i] = byte(i / 7)
+		}
+		if n, err := c.Write(want); n != len(want) || err != nil {
+			t.Fatalf("wrote %d bytes: %v", n, err)
+		}
+		synctest.Wait()
+		var got []byte
+		for len(sent) > 0 {
+			frame := <-sent
+			got = append(got, frame...)
+			if size := proto.Size(&peerpb.TunnelRequest{Data: frame}); size > 32<<10 {
+				t.Errorf("a frame of %d bytes", size)
+			}
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%d bytes arrived that differ from the %d that were written", len(got), len(want))
+		}
 	})
 }
 
