@@ -25,7 +25,7 @@ const (
 	maxFailures = 3
 	// sendRate is how many bytes of a snapshot are sent in a second at most: a leader has other work, and a
 	// disk that the follower shares with others as well.
-	sendRate = 128 << 20
+	sendRate = 192 << 20
 )
 
 // Snapshots is a raft.SnapshotStore. A snapshot is a directory of Pebble files, most of them
