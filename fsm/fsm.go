@@ -26,6 +26,8 @@ const (
 	// flushTimeout is how long Close waits for what is only in memory to be written. What is not is
 	// made anew from raft's log.
 	flushTimeout = 10 * time.Second
+	// flushLook is how often flush looks whether another one is over.
+	flushLook = 5 * time.Millisecond
 	// closeTimeout is how long a state that has failed may take to close.
 	closeTimeout = 5 * time.Second
 )
@@ -210,19 +212,33 @@ func (f *FSM) fail(err error) {
 
 // flush writes what is only in memory to tables. Pebble itself would wait for ever on a disk that
 // fails, and tries again without a pause; the first failure is a fault.
+//
+// It does not begin while a memtable that was full is being written: Pebble has two, so it would have all writes wait
+// for that.
 func (f *FSM) flush(s *store, late <-chan time.Time) error {
+	await := func(done <-chan struct{}) error {
+		select {
+		case <-done:
+			return nil
+		case <-late:
+			return fmt.Errorf("the state in %s was not written within %v", s.dir, flushTimeout)
+		case <-f.health.Load().broken:
+			return f.Err()
+		}
+	}
+	for s.db.Metrics().Flush.NumInProgress > 0 {
+		soon, cancel := context.WithTimeout(context.Background(), flushLook)
+		err := await(soon.Done())
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
 	done, err := s.db.AsyncFlush()
 	if err != nil {
 		return err
 	}
-	select {
-	case <-done:
-		return nil
-	case <-late:
-		return fmt.Errorf("the state in %s was not written within %v", s.dir, flushTimeout)
-	case <-f.health.Load().broken:
-		return f.Err()
-	}
+	return await(done)
 }
 
 // Close writes what is only in memory, so that the next start need not replay it, and closes the

@@ -4,11 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
 
 	"example.com/chat/fsm/fsmpb"
+	"example.com/chat/fsm/state"
 	"example.com/chat/internal/chaterr"
 )
 
@@ -100,6 +106,77 @@ func TestSnapshot_UnderLoad(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSnapshot_BesideFlush: a snapshot that is begun while a full memtable is being written does not have entries wait for
+// that: they are applied while no table can be written at all.
+func TestSnapshot_BesideFlush(t *testing.T) {
+	late := time.After(10 * time.Second) // of real time: who waits for a mutex stops the other
+	synctest.Test(t, func(t *testing.T) {
+		logs, free := makeLog(t, 500), make(chan struct{})
+		on := &slowTables{FS: vfs.NewMem()}
+		m := &machine{t: t, dir: "state"}
+		if err := on.MkdirAll(m.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		m.FSM, err = Open(Options{
+			Dir: m.dir, Logger: zap.NewNop(), FS: on, Publish: func([]state.Event) {}, Skipped: func() {},
+			Fault: func(err error) { t.Error(err) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.apply(logs[:260], 100)
+		write := func(i int) { m.damage([]byte{'z', byte(i >> 8), byte(i)}, make([]byte, 64<<10)) }
+		for i := range 600 { // so many bytes that memtables get as large as they may
+			write(i)
+		}
+		synctest.Wait()
+		on.free.Store(&free)
+		for i := 600; m.store.db.Metrics().Flush.NumInProgress == 0; i++ {
+			write(i)
+		}
+		s, err := m.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		made, applied := make(chan string), make(chan struct{})
+		go func() { made <- m.persist(s, logs[259]) }()
+		synctest.Wait()
+		go func() {
+			defer close(applied)
+			m.apply(logs[260:], 1)
+		}()
+		select {
+		case <-applied:
+		case <-late:
+			t.Error("entries wait")
+		}
+		close(free)
+		id := <-made
+		<-applied
+		s.Release()
+		if meta, _ := m.stream(id); meta.Index != 260 {
+			t.Errorf("the snapshot is of entry %d", meta.Index)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// slowTables is a file system on which no table can be begun, once there is a free, before that is closed.
+type slowTables struct {
+	vfs.FS
+	free atomic.Pointer[chan struct{}]
+}
+
+func (s *slowTables) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if free := s.free.Load(); free != nil && isTable(name) {
+		<-*free
+	}
+	return s.FS.Create(name, c)
 }
 
 // TestSnapshot_Chain: what was installed from a stream can be sent on, and taken anew.
