@@ -26,8 +26,8 @@ const (
 	// flushTimeout is how long Close waits for what is only in memory to be written. What is not is
 	// made anew from raft's log.
 	flushTimeout = 10 * time.Second
-	// flushLook is how often flush looks whether another one is over.
-	flushLook = 5 * time.Millisecond
+	// flushLook is how long flush waits, at most flushLooks times, before it looks again whether another one is over.
+	flushLook, flushLooks = 5 * time.Millisecond, 100
 	// closeTimeout is how long a state that has failed may take to close.
 	closeTimeout = 5 * time.Second
 )
@@ -213,8 +213,8 @@ func (f *FSM) fail(err error) {
 // flush writes what is only in memory to tables. Pebble itself would wait for ever on a disk that
 // fails, and tries again without a pause; the first failure is a fault.
 //
-// It does not begin while a memtable that was full is being written: Pebble has two, so it would have all writes wait
-// for that.
+// It does not begin while a memtable that was full is being written, unless there is always one: Pebble has two, so it
+// would have all writes wait for that.
 func (f *FSM) flush(s *store, late <-chan time.Time) error {
 	await := func(done <-chan struct{}) error {
 		select {
@@ -226,7 +226,7 @@ func (f *FSM) flush(s *store, late <-chan time.Time) error {
 			return f.Err()
 		}
 	}
-	for s.db.Metrics().Flush.NumInProgress > 0 {
+	for n := 0; n < flushLooks && s.db.Metrics().Flush.NumInProgress > 0; n++ {
 		soon, cancel := context.WithTimeout(context.Background(), flushLook)
 		err := await(soon.Done())
 		cancel()

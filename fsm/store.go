@@ -62,7 +62,9 @@ func storeOptions() *pebble.Options {
 		// Level 0 is compacted when a key may be in eight of its runs: each message is new, so that the
 		// tables below, which are rewritten each time, are fewer for each one.
 		L0CompactionThreshold: 16,
-		L0StopWritesThreshold: 40,
+		// While one large compaction runs, level 0 gets a run each 16 MiB. Writes that had to wait for it would be the
+		// cluster's, for seconds: there is room for so many runs, and who reads is slower meanwhile.
+		L0StopWritesThreshold: 100,
 		LBaseMaxBytes:         256 << 20, // one level less
 	}
 	o.Levels[0].FilterPolicy = bloom.FilterPolicy(10) // most operation ids are new

@@ -13,8 +13,8 @@ import (
 // the log behind it. If that is cut meanwhile, the follower needs another snapshot, which takes as long again; a
 // follower behind a slow connection would never have one that lasts.
 type installs struct {
-	under int
-	until time.Time // for so long those that have installed one may take to follow
+	underWay int
+	until    time.Time // for so long those that have installed one may take to follow
 }
 
 // graceInstalled is how long a follower has at least to follow the log behind the snapshot that it has installed.
@@ -25,12 +25,12 @@ const graceInstalled = 10 * time.Second
 func (f *followers) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, a *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	start := time.Now()
 	f.mu.Lock()
-	f.installs.under++
+	f.installs.underWay++
 	f.mu.Unlock()
 	err := f.Transport.InstallSnapshot(id, target, a, resp, data)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.installs.under--
+	f.installs.underWay--
 	if now := time.Now(); err == nil && resp.Success {
 		f.installs.until = now.Add(now.Sub(start) + graceInstalled)
 	}
@@ -41,7 +41,7 @@ func (f *followers) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 func (f *followers) installing() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.installs.under > 0 || time.Now().Before(f.installs.until)
+	return f.installs.underWay > 0 || time.Now().Before(f.installs.until)
 }
 
 // freshPart of SnapshotBytes is how much log there may be behind a snapshot that is sent: to follow it takes a
@@ -62,8 +62,8 @@ func (s freshSnapshots) List() ([]*raft.SnapshotMeta, error) {
 
 // refresh makes a snapshot if the newest one is old. What fails raft has logged: an old one is better than none.
 func (r *Replica) refresh(e *engine) {
-	r.fresh.Lock()
-	defer r.fresh.Unlock()
+	r.fresh <- struct{}{}
+	defer func() { <-r.fresh }()
 	newest, ok := r.o.FSM.Snapshots().Newest()
 	if ok && r.raft.Load() == e && r.trail.after(newest.Index) > r.o.SnapshotBytes/freshPart {
 		_ = r.wait(e, e.Snapshot())

@@ -117,7 +117,7 @@ type Replica struct {
 
 	disputed atomic.Uint64 // a mark at which no hash has most voters
 	backups  chan struct{} // holds a token for each that is being made
-	fresh    sync.Mutex    // held while a snapshot is made for a follower
+	fresh    chan struct{} // holds a token while a snapshot is made for a follower
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -142,7 +142,7 @@ func New(o Options) *Replica {
 	r.o.SnapshotBytes, r.o.KeepBytes = cmp.Or(o.SnapshotBytes, logBytes), cmp.Or(o.KeepBytes, logBytes)
 	r.life, r.stop = context.WithCancel(context.Background())
 	r.short = newWorkers(r.spawn, r.life.Done())
-	r.backups = make(chan struct{}, maxBackups)
+	r.backups, r.fresh = make(chan struct{}, maxBackups), make(chan struct{}, 1)
 	r.queue = newQueue(o.MaxPending, o.MaxPendingBytes)
 	r.local = flight{run: r.leaderIndex, spawn: r.spawn}
 	r.read = flight{run: r.readIndex, spawn: r.spawn}

@@ -138,30 +138,35 @@ func TestReplica_LogBehindSnapshot(t *testing.T) {
 	})
 }
 
-// TestReplica_FreshSnapshot: what a follower is sent is no old snapshot with much log behind it.
+// TestReplica_FreshSnapshot: what followers are sent is no old snapshot with much log behind it, also when two need one at
+// a time.
 func TestReplica_FreshSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const bytes, text = 256 << 10, 4000
-		s := makeSim(t, 3, 0, bugs{})
+		s := makeSim(t, 5, 0, bugs{})
 		s.tune = func(o *Options) {
 			o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, bytes, bytes
 		}
 		s.run()
 		l := startLoad(s, 0)
-		leader, behind := s.leader(), s.followers()[0]
+		leader, behind := s.leader(), s.followers()[:2]
 		lag := func() uint64 {
 			newest, _ := leader.up().fsm.Snapshots().Newest()
 			last, _ := leader.disk.LastIndex()
 			return (last - newest.Index) * text
 		}
-		behind.crash()
+		for _, m := range behind {
+			m.crash()
+		}
 		for i := 0; i < 300 || lag() < bytes/2; i++ {
 			if _, err := l.sendAt(leader, strings.Repeat("x", text)); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		behind.start()
+		for _, m := range behind {
+			m.start()
+		}
 		last, _ := leader.disk.LastIndex()
 		s.converge()
 		s.mu.Lock()
@@ -171,7 +176,7 @@ func TestReplica_FreshSnapshot(t *testing.T) {
 				t.Errorf("the snapshot of entry %d was sent, with %d in the log", i.of.index, last)
 			}
 		}
-		if len(s.installs) != 1 {
+		if len(s.installs) != len(behind) {
 			t.Errorf("snapshots sent: %v", s.installs)
 		}
 		for _, f := range s.faults {
