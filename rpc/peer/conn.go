@@ -23,6 +23,11 @@ const maxFrame = 64 << 10
 // 1 MiB of gRPC's pool, which clears it each time, on both sides (mem/buffer_pool.go, defaultBufferPoolSizeExponents).
 const fullFrame = 32<<10 - 16
 
+// ahead is how many frames are received before they are read. Each has many hands to go through, and with none in
+// between each hand waits for the next one's turn on a busy processor. Strangers, of whom there are maxStrangers at most,
+// can have this node keep as many.
+const ahead = 8
+
 // linger is how long a closed Conn waits for the other side to take what was written.
 const linger = 5 * time.Second
 
@@ -109,7 +114,7 @@ func (f serverFrames) receive() ([]byte, error) {
 func newConn(f frames, hangUp, abort func()) *Conn {
 	c := &Conn{
 		frames: f, hangUp: hangUp, abort: abort,
-		in: make(chan []byte), out: make(chan []byte), broken: make(chan struct{}), done: make(chan struct{}),
+		in: make(chan []byte, ahead), out: make(chan []byte), broken: make(chan struct{}), done: make(chan struct{}),
 		reading: make(chan struct{}, 1), writing: make(chan struct{}, 1),
 		readBy: newDeadline(), writeBy: newDeadline(),
 	}
@@ -118,7 +123,7 @@ func newConn(f frames, hangUp, abort func()) *Conn {
 	return c
 }
 
-// pump receives one frame ahead of Read; HTTP/2 flow control does the rest. After Close it goes on
+// pump receives some frames ahead of Read; HTTP/2 flow control does the rest. After Close it goes on
 // and throws frames away until the other side has ended too.
 func (c *Conn) pump() {
 	defer close(c.in)

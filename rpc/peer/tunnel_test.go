@@ -104,6 +104,27 @@ func TestConn_FullFrames(t *testing.T) {
 	})
 }
 
+// TestConn_Ahead: some frames are received before anybody reads, no more, and all of them in order.
+func TestConn_Ahead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var frames [][]byte
+		for i := range byte(3 * ahead) {
+			frames = append(frames, []byte{i})
+		}
+		c, _, end := scripted(frames...)
+		defer end()
+		synctest.Wait()
+		if left := len(c.frames.(*script).in); left != len(frames)-ahead-1 { // and one in its hand
+			t.Errorf("%d of %d frames are left", left, len(frames))
+		}
+		for _, want := range frames {
+			if got, err := c.ReadFrame(); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("got %v, %v, want %v", got, err, want)
+			}
+		}
+	})
+}
+
 func TestTunnel_Refuses(t *testing.T) {
 	other := func() string { return "other" }
 	none := func() string { return "" }
