@@ -94,12 +94,17 @@ func (t *Tunnels) release(l *link) {
 	l.users--
 }
 
-// redial has links that are broken tried at once: whoever has come may be the one who was away.
+// redial drops links that are broken, so that the next call dials at once: whoever has come may be the one who was
+// away. gRPC has ResetConnectBackoff for this, which reads a map beside who writes it (clientconn.go), and that ends the
+// process.
 func (t *Tunnels) redial() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, l := range t.links {
-		l.cc.ResetConnectBackoff()
+	for k, l := range t.links {
+		if l.cc.GetState() == connectivity.TransientFailure {
+			delete(t.links, k)
+			closeLater(l.cc)
+		}
 	}
 }
 
