@@ -153,8 +153,12 @@ func (d *demo) welcome() {
 	d.say(event{kind: "chat"}, "chat in other terminals, %s answers: %s --servers %s", botName, d.client, strings.Join(d.p.addrs(), ","))
 }
 
-// farewell is the sum, and an error if something was lost or doubled.
+// farewell is the sum, and an error if something was lost or doubled. Nodes that are frozen go on before: a subscriber
+// there waits longer for one that is silent than the verifier for what is to come, which is not lost for that.
 func (d *demo) farewell() error {
+	for n := range d.frozen {
+		_ = n.thaw() // fails when it has ended meanwhile
+	}
 	c := d.v.finish()
 	d.say(event{kind: "end"}, "ending: %v", c)
 	if c.Lost+c.Doubled > 0 {
