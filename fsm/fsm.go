@@ -227,10 +227,9 @@ func (f *FSM) flush(s *store, late <-chan time.Time) error {
 		}
 	}
 	for n := 0; n < flushLooks && s.db.Metrics().Flush.NumInProgress > 0; n++ {
-		soon, cancel := context.WithTimeout(context.Background(), flushLook)
-		err := await(soon.Done())
-		cancel()
-		if err != nil {
+		soon := make(chan struct{})
+		time.AfterFunc(flushLook, func() { close(soon) })
+		if err := await(soon); err != nil {
 			return err
 		}
 	}

@@ -31,8 +31,10 @@ func (f *followers) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.installs.underWay--
-	if now := time.Now(); err == nil && resp.Success {
-		f.installs.until = now.Add(now.Sub(start) + graceInstalled)
+	now := time.Now()
+	until := now.Add(now.Sub(start) + graceInstalled)
+	if err == nil && resp.Success && until.After(f.installs.until) { // another one may have taken longer
+		f.installs.until = until
 	}
 	return err
 }
@@ -62,10 +64,13 @@ func (s freshSnapshots) List() ([]*raft.SnapshotMeta, error) {
 
 // refresh makes a snapshot if the newest one is old. What fails raft has logged: an old one is better than none.
 func (r *Replica) refresh(e *engine) {
+	if r.raft.Load() != e { // it is being started
+		return
+	}
 	r.fresh <- struct{}{}
 	defer func() { <-r.fresh }()
 	newest, ok := r.o.FSM.Snapshots().Newest()
-	if ok && r.raft.Load() == e && r.trail.after(newest.Index) > r.o.SnapshotBytes/freshPart {
+	if ok && r.trail.after(newest.Index) > r.o.SnapshotBytes/freshPart {
 		_ = r.wait(e, e.Snapshot())
 	}
 }

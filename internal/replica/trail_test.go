@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -45,34 +46,51 @@ func TestTrail(t *testing.T) {
 	want(900+3*keepEntries-2, 200, 100*10, 10)
 }
 
+// The bounds of the log in what follows, and the text of a message.
+const (
+	simLogBytes = 256 << 10
+	simText     = 4000
+)
+
+// boundedSim is a cluster whose logs are bounded by bytes alone.
+func boundedSim(t *testing.T, machines int) (*sim, *load) {
+	s := makeSim(t, machines, 0, bugs{})
+	s.tune = func(o *Options) {
+		o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, simLogBytes, simLogBytes
+	}
+	s.run()
+	return s, startLoad(s, 0)
+}
+
+// fill sends messages, twenty a second.
+func (l *load) fill(at *machine, n int) {
+	l.s.t.Helper()
+	for range n {
+		if _, err := l.sendAt(at, strings.Repeat("x", simText)); err != nil {
+			l.s.t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // TestReplica_LogBytes: the log of every node stays within its bytes, however large entries are and whatever is
 // asked for in entries; a follower that lags behind it gets a snapshot.
 func TestReplica_LogBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const bytes = 256 << 10
-		s := makeSim(t, 3, 0, bugs{})
-		s.tune = func(o *Options) {
-			o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, bytes, bytes
-		}
-		s.run()
-		l := startLoad(s, 0)
+		const bytes, text = simLogBytes, simText
+		s, l := boundedSim(t, 3)
 		leader, behind := s.leader(), s.followers()[0]
 		behind.crash()
-		for range 300 {
-			if _, err := l.sendAt(leader, strings.Repeat("x", 4000)); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
+		l.fill(leader, 300)
 		s.converge()
 		time.Sleep(5 * time.Second)
 		for _, m := range s.machines {
 			first, _ := m.disk.FirstIndex()
 			last, _ := m.disk.LastIndex()
-			if n := (last - first) * 4000; n > 5*bytes/2 { // between snapshots it may grow by as much again
+			if n := (last - first) * text; n > 5*bytes/2 { // between snapshots it may grow by as much again
 				t.Errorf("the log of %s has entries %d to %d", m.id, first, last)
 			}
-			if newest, ok := m.up().fsm.Snapshots().Newest(); !ok || newest.Index+3*bytes/4000 < last {
+			if newest, ok := m.up().fsm.Snapshots().Newest(); !ok || newest.Index+3*bytes/text < last {
 				t.Errorf("the newest snapshot of %s is %+v, and the last entry %d", m.id, newest, last)
 			}
 		}
@@ -86,33 +104,19 @@ func TestReplica_LogBytes(t *testing.T) {
 // need another one; afterwards the log is as short as before.
 func TestReplica_LogBehindSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const bytes, text = 256 << 10, 4000
-		s := makeSim(t, 3, 0, bugs{})
-		s.tune = func(o *Options) {
-			o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, bytes, bytes
-		}
-		s.run()
-		l := startLoad(s, 0)
+		const bytes, text = simLogBytes, simText
+		s, l := boundedSim(t, 3)
 		leader, behind := s.leader(), s.followers()[0]
-		send := func(n int) {
-			t.Helper()
-			for range n {
-				if _, err := l.sendAt(leader, strings.Repeat("x", text)); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(50 * time.Millisecond)
-			}
-		}
 		length := func() uint64 {
 			first, _ := leader.disk.FirstIndex()
 			last, _ := leader.disk.LastIndex()
 			return (last - first) * text
 		}
 		behind.crash()
-		send(300)
+		l.fill(leader, 300)
 		leader.up().transport.Load().slow.Store(int64(9 * time.Second))
 		behind.start()
-		send(3 * bytes / text) // in 10 s
+		l.fill(leader, 3*bytes/text) // in 10 s
 		if length() < 3*bytes {
 			t.Errorf("%d bytes of log while a snapshot is under way", length())
 		}
@@ -128,7 +132,7 @@ func TestReplica_LogBehindSnapshot(t *testing.T) {
 		}
 		s.mu.Unlock()
 		time.Sleep(9*time.Second + graceInstalled)
-		send(2 * bytes / text)
+		l.fill(leader, 2*bytes/text)
 		if n := length(); n > 5*bytes/2 {
 			t.Errorf("%d bytes of log afterwards", n)
 		}
@@ -142,13 +146,8 @@ func TestReplica_LogBehindSnapshot(t *testing.T) {
 // a time.
 func TestReplica_FreshSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const bytes, text = 256 << 10, 4000
-		s := makeSim(t, 5, 0, bugs{})
-		s.tune = func(o *Options) {
-			o.SnapshotEvery, o.KeepEntries, o.SnapshotBytes, o.KeepBytes = 1<<20, 0, bytes, bytes
-		}
-		s.run()
-		l := startLoad(s, 0)
+		const bytes, text = simLogBytes, simText
+		s, l := boundedSim(t, 5)
 		leader, behind := s.leader(), s.followers()[:2]
 		lag := func() uint64 {
 			newest, _ := leader.up().fsm.Snapshots().Newest()
@@ -158,11 +157,8 @@ func TestReplica_FreshSnapshot(t *testing.T) {
 		for _, m := range behind {
 			m.crash()
 		}
-		for i := 0; i < 300 || lag() < bytes/2; i++ {
-			if _, err := l.sendAt(leader, strings.Repeat("x", text)); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(50 * time.Millisecond)
+		for l.fill(leader, 300); lag() < bytes/2; {
+			l.fill(leader, 1)
 		}
 		for _, m := range behind {
 			m.start()
@@ -183,4 +179,38 @@ func TestReplica_FreshSnapshot(t *testing.T) {
 			t.Error(f)
 		}
 	})
+}
+
+// TestInstalls: the log stays for as long as the slowest follower may take, also when a quick one is done after it.
+func TestInstalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := &slowInstalls{}
+		f := newFollowers(slow, 300*time.Millisecond, nil)
+		for _, took := range []time.Duration{time.Minute, time.Second} {
+			slow.took = took
+			if err := f.InstallSnapshot("b", "b:1", &raft.InstallSnapshotRequest{}, new(raft.InstallSnapshotResponse), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if !f.installing() {
+			t.Error("the log is cut behind the slow one")
+		}
+		time.Sleep(graceInstalled)
+		if f.installing() {
+			t.Error("the log is kept for nobody")
+		}
+	})
+}
+
+// slowInstalls is a transport of snapshots that takes a while.
+type slowInstalls struct {
+	Transport
+	took time.Duration
+}
+
+func (s *slowInstalls) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, _ *raft.InstallSnapshotRequest, r *raft.InstallSnapshotResponse, _ io.Reader) error {
+	time.Sleep(s.took)
+	r.Success = true
+	return nil
 }

@@ -63,8 +63,7 @@ func (t *Tunnels) link(k linkKey) (*link, error) {
 	}
 	for k, l := range t.links {
 		if l.unused() {
-			delete(t.links, k)
-			closeLater(l.cc)
+			t.drop(k)
 		}
 	}
 	creds := insecure.NewCredentials()
@@ -88,6 +87,12 @@ func (t *Tunnels) link(k linkKey) (*link, error) {
 	return t.links[k], nil
 }
 
+// drop forgets a link; who uses it hears that it is closing. mu is held.
+func (t *Tunnels) drop(k linkKey) {
+	closeLater(t.links[k].cc)
+	delete(t.links, k)
+}
+
 func (t *Tunnels) release(l *link) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -102,8 +107,7 @@ func (t *Tunnels) redial() {
 	defer t.mu.Unlock()
 	for k, l := range t.links {
 		if l.cc.GetState() == connectivity.TransientFailure {
-			delete(t.links, k)
-			closeLater(l.cc)
+			t.drop(k)
 		}
 	}
 }
@@ -121,7 +125,6 @@ func (t *Tunnels) report(k linkKey, l *link, late bool) {
 	case l.timeouts < 2:
 		l.timeouts++
 	default:
-		delete(t.links, k)
-		closeLater(l.cc)
+		t.drop(k)
 	}
 }
