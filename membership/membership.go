@@ -174,8 +174,8 @@ func (m *Membership) trouble(format string, args ...any) {
 }
 
 const (
-	// seeking is how often a node without a cluster looks for one, and leading how often a leader
-	// looks after newcomers.
+	// seeking is how often a node that is not a server of a cluster looks for one, or whether it is by now, and
+	// leading how often a leader looks after newcomers.
 	seeking = 250 * time.Millisecond
 	leading = time.Second
 	// callTimeout bounds a call of a peer.
@@ -215,6 +215,7 @@ func (m *Membership) step() (pause time.Duration) {
 	switch {
 	case len(servers) == 0 || member && mine.Address != m.o.Self.Address:
 		m.join() // taken in, and not told yet; or moved
+		return seeking
 	case !member:
 		m.trouble("this node was taken out of cluster %q", m.o.Ledger.Cluster().ID)
 	default:
