@@ -155,13 +155,19 @@ func (m *machine) stream(id string) (*raft.SnapshotMeta, []byte) {
 func (m *machine) install(meta *raft.SnapshotMeta, stream []byte) {
 	m.t.Helper()
 	sink := m.create(&raft.Log{Index: meta.Index, Term: meta.Term})
-	if _, err := io.Copy(sink, onlyReader{bytes.NewReader(stream)}); err != nil {
-		m.t.Fatal(err)
-	}
-	if err := sink.Close(); err != nil {
+	if err := errors.Join(take(sink, stream), sink.Close()); err != nil {
 		m.t.Fatal(err)
 	}
 	m.restore(sink.ID())
+}
+
+// take has a sink take a leader's stream, as raft does.
+func take(sink raft.SnapshotSink, stream []byte) error {
+	n, err := io.Copy(sink, onlyReader{bytes.NewReader(stream)})
+	if err == nil && n != int64(len(stream)) { // raft would cancel it
+		err = fmt.Errorf("took %d bytes of %d", n, len(stream))
+	}
+	return err
 }
 
 func (m *machine) restore(id string) {

@@ -18,6 +18,10 @@ import (
 
 // Create begins a snapshot. It exists once the sink is closed without an error.
 func (s *Snapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	return s.create(index, term, c, configIndex)
+}
+
+func (s *Snapshots) create(index, term uint64, c raft.Configuration, configIndex uint64) (*sink, error) {
 	s.mu.Lock()
 	s.count++
 	name := fmt.Sprintf("%016x-%016x-%d-%d", term, index, time.Now().UnixMilli(), s.count)
@@ -43,11 +47,11 @@ func (s *Snapshots) Import(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	k, err := s.Create(raft.SnapshotVersionMax, m.Index, m.Term, c, m.ConfigurationIndex, nil)
+	k, err := s.create(m.Index, m.Term, c, m.ConfigurationIndex)
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(k, io.MultiReader(bytes.NewReader(head), r)); err != nil {
+	if _, err := k.ReadFrom(io.MultiReader(bytes.NewReader(head), r)); err != nil {
 		return errors.Join(err, k.Cancel())
 	}
 	return k.Close()
@@ -68,14 +72,14 @@ type sink struct {
 	s    *Snapshots
 	dir  string
 	m    *fsmpb.Snapshot
-	pipe *io.PipeWriter // to the goroutine that unpacks the stream; nil before the first Write
-	done chan error     // from that goroutine, once
-	over bool           // Close or Cancel was called
+	err  error // of ReadFrom
+	over bool  // Close or Cancel was called
 }
 
 var (
 	_ raft.SnapshotSink = (*sink)(nil)
 	_ checkpointer      = (*sink)(nil)
+	_ io.ReaderFrom     = (*sink)(nil)
 )
 
 func (k *sink) tmp() string { return k.dir + unfinished }
@@ -93,18 +97,28 @@ func (k *sink) checkpoint(cluster string, applied uint64, write func(dir string)
 	return err
 }
 
-// Write takes the next part of a leader's stream.
-func (k *sink) Write(p []byte) (int, error) {
-	if k.pipe == nil {
-		pr, pw := io.Pipe()
-		k.pipe, k.done = pw, make(chan error, 1)
-		go func() { // ends when Close or Cancel ends the pipe
-			err := k.unpack(pr)
-			_ = pr.CloseWithError(err) // never fails; the writer hears of err
-			k.done <- err
-		}()
-	}
-	return k.pipe.Write(p)
+// Write is not used: raft has ReadFrom take a stream (by io.Copy), and checkpoint makes a snapshot of this node's own.
+func (k *sink) Write([]byte) (int, error) {
+	return 0, errors.ErrUnsupported
+}
+
+// ReadFrom takes a leader's stream, all of it.
+func (k *sink) ReadFrom(r io.Reader) (int64, error) {
+	from := &counted{r: r}
+	k.err = k.unpack(from)
+	return from.n, k.err
+}
+
+// counted counts what is read.
+type counted struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // unpack reads the stream. What raft calls the snapshot comes from Create, and must be what the
@@ -159,11 +173,8 @@ func (k *sink) Close() error {
 }
 
 func (k *sink) finish() error {
-	if k.pipe != nil {
-		_ = k.pipe.Close() // never fails
-		if err := <-k.done; err != nil {
-			return err
-		}
+	if k.err != nil {
+		return k.err
 	}
 	head, err := manifestHead(k.m)
 	if err != nil {
@@ -184,9 +195,5 @@ func (k *sink) Cancel() error {
 		return nil
 	}
 	k.over = true
-	if k.pipe != nil {
-		_ = k.pipe.CloseWithError(errors.New("cancelled")) // never fails
-		<-k.done
-	}
 	return k.s.fs.RemoveAll(k.tmp())
 }

@@ -311,10 +311,7 @@ func TestRestore_Fails(t *testing.T) {
 	m.apply(logs[:30], 10)
 	before := dump(t, m.FSM)
 	sink := m.create(logs[59])
-	if _, err := sink.Write(stream); err != nil {
-		t.Fatal(err)
-	}
-	if err := sink.Close(); err != nil {
+	if err := errors.Join(take(sink, stream), sink.Close()); err != nil {
 		t.Fatal(err)
 	}
 	table := glob(t, m.dir, "snapshots", sink.ID(), "state", "*.sst")

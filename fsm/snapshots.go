@@ -194,7 +194,7 @@ func (s *snap) remove() error {
 	return errors.Join(s.fs.SyncDir(filepath.Dir(s.dir)), s.fs.RemoveAll(s.dir+unfinished))
 }
 
-// snapshotReader sends a snapshot. The stream is made when Read is first called.
+// snapshotReader sends a snapshot. The stream is made when Read or WriteTo is first called.
 type snapshotReader struct {
 	s      *Snapshots
 	snap   *snap
@@ -204,6 +204,8 @@ type snapshotReader struct {
 	closed bool
 }
 
+var _ io.WriterTo = (*snapshotReader)(nil)
+
 // Read reads the stream.
 func (r *snapshotReader) Read(p []byte) (int, error) {
 	r.once.Do(func() {
@@ -211,30 +213,46 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 		r.pipe, r.sent = pr, make(chan struct{})
 		go func() { // ends with the stream, or soon after Close breaks the pipe
 			defer close(r.sent)
-			pw.CloseWithError(r.send(pw))
+			_, err := r.WriteTo(pw)
+			pw.CloseWithError(err)
 		}()
 	})
 	return r.pipe.Read(p)
 }
 
-// send opens the state, and reads each table, before it sends them: of what has rotted on this disk the receiver
-// would hear only when it reads it, and nobody whose fault it is.
-func (r *snapshotReader) send(w io.Writer) error {
+// WriteTo writes the stream. So does raft's transport (by io.Copy): no goroutine then waits for the turn of another one to
+// have the next block, on processors that have much else to do.
+//
+// It opens the state before, and looks at each block of the tables: of what has rotted on this disk the receiver would
+// hear only when it reads it, and nobody whose fault it is. A stream with such a block breaks off.
+func (r *snapshotReader) WriteTo(w io.Writer) (int64, error) {
+	to := &receiver{w: w}
 	err := r.snap.check(r.s.log)
 	if err == nil {
-		err = r.write(&paced{w: w, rate: r.s.rate})
+		err = r.write(&paced{w: to, rate: r.s.rate})
 	}
-	if r.s.unsendable(err) {
+	if to.err == nil && r.s.unsendable(err) {
 		r.s.fault(fmt.Errorf("send the snapshot in %s: %w", r.snap.dir, err))
 	}
-	return err
+	return to.n, err
 }
 
-// unsendable is told how each sending ends, and reports whether another attempt is in vain.
+// receiver is who is sent a snapshot.
+type receiver struct {
+	w   io.Writer
+	n   int64 // bytes that it took
+	err error // why it takes no more
+}
+
+func (r *receiver) Write(p []byte) (int, error) {
+	n, err := r.w.Write(p)
+	r.n += int64(n)
+	r.err = err
+	return n, err
+}
+
+// unsendable is told how each sending ends that the receiver did not, and reports whether another attempt is in vain.
 func (s *Snapshots) unsendable(err error) bool {
-	if errors.Is(err, io.ErrClosedPipe) { // the receiver has enough
-		return false
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
@@ -252,45 +270,20 @@ func (s *snap) check(log *zap.Logger) error {
 	return check(s.fs, s.stateDir(), s.manifest, log)
 }
 
-// write sends a file while it reads the next one.
 func (r *snapshotReader) write(w io.Writer) error {
 	if _, err := w.Write(r.snap.head); err != nil {
 		return err
 	}
-	all := r.snap.manifest.Files
-	verified := r.verify(all[0])
-	defer func() { <-verified }() // nothing is read afterwards
-	for i, f := range all {
-		if err := <-verified; err != nil {
-			return err
-		}
-		if i+1 < len(all) {
-			verified = r.verify(all[i+1])
-		}
-		if err := sendFile(w, r.snap.fs, r.path(f), f.Size); err != nil {
+	for _, f := range r.snap.manifest.Files {
+		path := filepath.Join(r.snap.stateDir(), f.Name)
+		if err := sendFile(w, r.snap.fs, path, f.Size, newSum(r.snap.manifest)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *snapshotReader) path(f *fsmpb.Snapshot_File) string {
-	return filepath.Join(r.snap.stateDir(), f.Name)
-}
-
-// verify reads a file, if it is a table. The channel has one result, and is closed then.
-func (r *snapshotReader) verify(f *fsmpb.Snapshot_File) <-chan error {
-	done := make(chan error, 1)
-	go func() { // write waits for it
-		defer close(done)
-		if isTable(f.Name) {
-			done <- verifyTable(r.snap.fs, r.path(f))
-		}
-	}()
-	return done
-}
-
-// Close must not be called while Read is running, and waits while a table is read. A second call does nothing.
+// Close must not be called while Read or WriteTo is running, and waits while a table is read. A second call does nothing.
 func (r *snapshotReader) Close() error {
 	if r.closed {
 		return nil

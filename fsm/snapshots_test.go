@@ -151,7 +151,7 @@ func TestSnapshots_OnDurable(t *testing.T) {
 	meta, stream := leader.stream(leader.snapshot(logs[59]))
 	sick = errors.New("sick")
 	sink := m.create(logs[59])
-	if _, err := sink.Write(stream); err != nil {
+	if err := take(sink, stream); err != nil {
 		t.Fatal(err)
 	}
 	if err := sink.Close(); !errors.Is(err, sick) {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
@@ -38,7 +39,7 @@ func sender(t testing.TB) (m *machine, meta *raft.SnapshotMeta, stream []byte) {
 func (m *machine) refuses(what string, meta *raft.SnapshotMeta, stream []byte, want error) {
 	m.t.Helper()
 	sink := m.create(&raft.Log{Index: meta.Index, Term: meta.Term})
-	_, err := io.Copy(sink, onlyReader{bytes.NewReader(stream)})
+	err := take(sink, stream)
 	if err != nil {
 		if err := sink.Cancel(); err != nil {
 			m.t.Errorf("%s: cancel: %v", what, err)
@@ -99,7 +100,7 @@ func TestStream_Damaged(t *testing.T) {
 		bad[at] ^= 1 << bit
 		m.refuses(fmt.Sprintf("bit %d of byte %d of %d", bit, at, len(good)), meta, bad, chaterr.ErrCorrupt)
 	}
-	cuts := []int{0, 1, len(streamMagic), len(streamMagic) + 4, head - 1, head, head + 1, len(good) - sha256.Size, len(good) - 1}
+	cuts := []int{0, 1, len(streamMagic), len(streamMagic) + 4, head - 1, head, head + 1, len(good) - xxhash.New().Size(), len(good) - 1}
 	for range places / 8 {
 		cuts = append(cuts, r.IntN(len(good)))
 	}
@@ -112,14 +113,14 @@ func TestStream_Damaged(t *testing.T) {
 	m.serves()
 }
 
-// TestStream_Cancelled: raft gives up in the middle of a stream; nothing is left of it.
+// TestStream_Cancelled: a stream ends in the middle, and raft gives up; nothing is left of it.
 func TestStream_Cancelled(t *testing.T) {
 	_, meta, good := sender(t)
 	m := newMachine(t)
 	for _, n := range []int{0, 1, 500, len(good) / 2, len(good)} {
 		sink := m.create(&raft.Log{Index: meta.Index, Term: meta.Term})
-		if _, err := sink.Write(good[:n]); err != nil {
-			t.Fatal(err)
+		if err := take(sink, good[:n]); (err == nil) != (n == len(good)) {
+			t.Errorf("%d bytes of %d: %v", n, len(good), err)
 		}
 		if err := errors.Join(sink.Cancel(), sink.Cancel(), sink.Close()); err != nil {
 			t.Error(err)
@@ -163,8 +164,9 @@ func forge(t testing.TB, from *snap, change func(m *fsmpb.Snapshot, files map[st
 	}
 	b := head(text)
 	for _, f := range m.Files {
-		sum := sha256.Sum256(files[f.Name])
-		b = append(append(b, files[f.Name]...), sum[:]...)
+		h := newSum(m)
+		_, _ = h.Write(files[f.Name]) // a hash never fails
+		b = h.Sum(append(b, files[f.Name]...))
 	}
 	return b
 }
@@ -174,6 +176,25 @@ func head(text []byte) []byte {
 	b := binary.BigEndian.AppendUint32([]byte(streamMagic), uint32(len(text)))
 	sum := sha256.Sum256(text)
 	return append(append(b, text...), sum[:]...)
+}
+
+// TestStream_Format1: what an older leader sends is taken, and sent on as it is.
+func TestStream_Format1(t *testing.T) {
+	from, meta, _ := sender(t)
+	one, _ := from.snapshots.newest()
+	old := forge(t, one, func(m *fsmpb.Snapshot, _ map[string][]byte) { m.Format = 1 })
+	m := newMachine(t)
+	bad := bytes.Clone(old)
+	bad[len(bad)-1] ^= 1
+	m.refuses("bad checksum", meta, bad, chaterr.ErrCorrupt)
+	m.install(meta, old)
+	newest, ok := m.Snapshots().Newest()
+	if !ok {
+		t.Fatal("no snapshot")
+	}
+	if _, got := m.stream(newest.ID); !bytes.Equal(got, old) {
+		t.Errorf("sent on are %d bytes, received were %d", len(got), len(old))
+	}
 }
 
 // TestStream_Forged: a stream with right checksums is refused all the same when it names files that
@@ -204,6 +225,7 @@ func TestStream_Forged(t *testing.T) {
 	}
 	tests := map[string]tc{
 		"newer format": {func(m *fsmpb.Snapshot, _ files) { m.Format++ }, chaterr.ErrUpgradeNeeded},
+		"no format":    {func(m *fsmpb.Snapshot, _ files) { m.Format = 0 }, chaterr.ErrUpgradeNeeded},
 		"no files":     {func(m *fsmpb.Snapshot, _ files) { m.Files = nil }, chaterr.ErrCorrupt},
 		"2^63 bytes":   {func(m *fsmpb.Snapshot, f files) { m.Files[0].Size = 1 << 63; f[m.Files[0].Name] = nil }, chaterr.ErrCorrupt},
 		"sizes that overflow": {func(m *fsmpb.Snapshot, _ files) {
@@ -242,7 +264,7 @@ func TestStream_Forged(t *testing.T) {
 	} {
 		m := newMachine(t)
 		sink := m.create(&raft.Log{Index: meta.Index, Term: meta.Term})
-		_, err := sink.Write(forge(t, one, change))
+		err := take(sink, forge(t, one, change))
 		if err == nil {
 			err = sink.Close()
 		}
@@ -319,13 +341,18 @@ func FuzzManifest(f *testing.F) {
 
 // FuzzReceive: any bytes from a peer make no panic, and no file outside of the directory.
 func FuzzReceive(f *testing.F) {
-	sum := sha256.Sum256([]byte("data"))
-	text, err := proto.Marshal(&fsmpb.Snapshot{Format: streamFormat, Files: []*fsmpb.Snapshot_File{{Name: "x", Size: 4}}})
-	if err != nil {
-		f.Fatal(err)
+	var good []byte
+	for format := range uint32(streamFormat) {
+		m := &fsmpb.Snapshot{Format: format + 1, Files: []*fsmpb.Snapshot_File{{Name: "x", Size: 4}}}
+		text, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		h := newSum(m)
+		_, _ = h.Write([]byte("data")) // a hash never fails
+		good = h.Sum(append(head(text), "data"...))
+		f.Add(good)
 	}
-	good := append(append(head(text), "data"...), sum[:]...)
-	f.Add(good)
 	f.Add(good[:len(good)-1])
 	f.Add([]byte(streamMagic))
 	f.Fuzz(func(t *testing.T, stream []byte) {

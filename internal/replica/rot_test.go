@@ -229,7 +229,7 @@ func takeSnapshot(from, to *fsm.FSM, meta *raft.SnapshotMeta) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(sink, stream); err != nil {
+	if _, err := io.Copy(sink, io.LimitReader(stream, meta.Size)); err != nil {
 		_ = sink.Cancel()
 		return err
 	}
