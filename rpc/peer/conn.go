@@ -23,9 +23,9 @@ const maxFrame = 64 << 10
 // 1 MiB of gRPC's pool, which clears it each time, on both sides (mem/buffer_pool.go, defaultBufferPoolSizeExponents).
 const fullFrame = 32<<10 - 16
 
-// ahead is how many frames are received before they are read. Each has many hands to go through, and with none in
-// between each hand waits for the next one's turn on a busy processor. Strangers, of whom there are maxStrangers at most,
-// can have this node keep as many.
+// ahead is how many frames are received before they are read, and how many are written before they are sent. Each has
+// many hands to go through, and with none in between each hand waits for the next one's turn on a busy processor.
+// Strangers, of whom there are maxStrangers at most, can have this node keep as many.
 const ahead = 8
 
 // linger is how long a closed Conn waits for the other side to take what was written.
@@ -114,7 +114,7 @@ func (f serverFrames) receive() ([]byte, error) {
 func newConn(f frames, hangUp, abort func()) *Conn {
 	c := &Conn{
 		frames: f, hangUp: hangUp, abort: abort,
-		in: make(chan []byte, ahead), out: make(chan []byte), broken: make(chan struct{}), done: make(chan struct{}),
+		in: make(chan []byte, ahead), out: make(chan []byte, ahead), broken: make(chan struct{}), done: make(chan struct{}),
 		reading: make(chan struct{}, 1), writing: make(chan struct{}, 1),
 		readBy: newDeadline(), writeBy: newDeadline(),
 	}
@@ -236,7 +236,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// push sends one frame at a time, so that HTTP/2 flow control reaches Write.
+// push sends one frame at a time, so that HTTP/2 flow control reaches Write. After Close it sends what was written.
 func (c *Conn) push() {
 	defer close(c.broken)
 	beat := time.NewTicker(pulse)
@@ -247,9 +247,13 @@ func (c *Conn) push() {
 		case f = <-c.out:
 		case <-beat.C:
 		case <-c.done:
-			c.outErr = net.ErrClosed
-			c.hangUp()
-			return
+			select {
+			case f = <-c.out:
+			default:
+				c.outErr = net.ErrClosed
+				c.hangUp()
+				return
+			}
 		case <-c.frames.context().Done():
 			c.outErr = c.frames.context().Err()
 			return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -122,6 +123,42 @@ func TestConn_Ahead(t *testing.T) {
 				t.Fatalf("got %v, %v, want %v", got, err, want)
 			}
 		}
+	})
+}
+
+// TestConn_Behind: some frames are written before any is sent, no more, and all of them are sent after Close, in order,
+// before this side ends.
+func TestConn_Behind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		frames := &script{ctx: ctx, sent: make(chan []byte)}
+		ended := make(chan struct{})
+		c := newConn(frames, func() { close(ended) }, cancel)
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second)) // never fails, as below
+		n := byte(0)
+		for ; ; n++ {
+			if _, err := c.Write([]byte{n}); errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want := byte(ahead + 1); n != want { // and one in push's hand
+			t.Errorf("%d frames were written, want %d", n, want)
+		}
+		_ = c.Close()
+		for want := range n {
+			select {
+			case got := <-frames.sent:
+				if !bytes.Equal(got, []byte{want}) {
+					t.Fatalf("sent is %v, want %v", got, want)
+				}
+			case <-ended:
+				t.Fatalf("it ended after %d frames of %d", want, n)
+			}
+		}
+		<-ended
 	})
 }
 
