@@ -86,6 +86,8 @@ func (a Addr) String() string { return a.Node }
 type frames interface {
 	context() context.Context
 	send([]byte) error
+	// keeps reports whether somebody may still look at a frame that was sent, as a host's stats handler may.
+	keeps() bool
 	receive() ([]byte, error)
 }
 
@@ -95,6 +97,7 @@ type clientFrames struct {
 
 func (f clientFrames) context() context.Context { return f.s.Context() }
 func (f clientFrames) send(b []byte) error      { return f.s.Send(&peerpb.TunnelRequest{Data: b}) }
+func (f clientFrames) keeps() bool              { return false } // link.go dials without any
 func (f clientFrames) receive() ([]byte, error) {
 	m, err := f.s.Recv()
 	return m.GetData(), err
@@ -106,6 +109,7 @@ type serverFrames struct {
 
 func (f serverFrames) context() context.Context { return f.s.Context() }
 func (f serverFrames) send(b []byte) error      { return f.s.Send(&peerpb.TunnelResponse{Data: b}) }
+func (f serverFrames) keeps() bool              { return true }
 func (f serverFrames) receive() ([]byte, error) {
 	m, err := f.s.Recv()
 	return m.GetData(), err
@@ -221,7 +225,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 			return n, net.ErrClosed
 		default:
 		}
-		frame := append([]byte(nil), p[n:min(len(p), n+fullFrame)]...)
+		frame := c.frame(p[n:min(len(p), n+fullFrame)])
 		select {
 		case c.out <- frame:
 			n += len(frame)
@@ -234,6 +238,18 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// used are frames that were sent. A snapshot is thousands of them a second, which would be as many new ones.
+var used = sync.Pool{New: func() any { return new([fullFrame]byte) }}
+
+// frame is a copy of p for push.
+func (c *Conn) frame(p []byte) []byte {
+	if c.frames.keeps() {
+		return append([]byte(nil), p...)
+	}
+	f := used.Get().(*[fullFrame]byte)
+	return f[:copy(f[:], p)]
 }
 
 // push sends one frame at a time, so that HTTP/2 flow control reaches Write. After Close it sends what was written.
@@ -260,6 +276,9 @@ func (c *Conn) push() {
 		}
 		if c.outErr = c.frames.send(f); c.outErr != nil {
 			return
+		}
+		if cap(f) == fullFrame && !c.frames.keeps() {
+			used.Put((*[fullFrame]byte)(f[:fullFrame]))
 		}
 	}
 }

@@ -29,6 +29,8 @@ func (s *script) send(b []byte) error {
 	}
 }
 
+func (*script) keeps() bool { return true }
+
 func (s *script) receive() ([]byte, error) {
 	if len(s.in) == 0 {
 		return nil, io.EOF
