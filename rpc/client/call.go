@@ -148,7 +148,8 @@ func try[Q proto.Message, A any](ctx context.Context, c *Client, q Q,
 	unknown := false // something may have been done by an attempt that ended without an answer
 	var last error   // what the last node said that had the time to
 	begun, bounded := time.Now(), false
-	for wait := patience; ; {
+	asked := begun // the last node
+	for wait := patience; ; asked = time.Now() {
 		n, cc, err := c.nodes.pick()
 		if err != nil {
 			return none, c.ended(ctx, err, unknown)
@@ -186,6 +187,9 @@ func try[Q proto.Message, A any](ctx context.Context, c *Client, q Q,
 		c.nodes.failed(n, verdict == elsewhere, a.silent)
 		if a.silent {
 			wait = min(2*wait, maxPatience)
+			if time.Since(asked) >= patience { // and not for the caller's own, shorter time
+				c.nodes.doubt(n)
+			}
 		}
 		if !sleep(ctx, c.nodes.rest()) {
 			return none, c.ended(ctx, last, unknown)

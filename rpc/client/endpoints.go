@@ -26,10 +26,11 @@ type endpoints struct {
 type endpoint struct {
 	addr  string
 	dial  func() (*grpc.ClientConn, error)
-	cc    *grpc.ClientConn // nil before the first call, and after it was given up
-	fails int              // calls in a row that this node could not serve
-	until time.Time        // when it is worth another try
-	lane  *lane            // nil before the first send
+	cc    *grpc.ClientConn    // nil before the first call, and after it was given up
+	fails int                 // calls in a row that this node could not serve
+	until time.Time           // when it is worth another try
+	lane  *lane               // nil before the first send
+	watch map[*watch]struct{} // over the subscriptions that it serves
 
 	plain      *grpc.ClientConn // a connection on which sends are calls
 	plainUntil time.Time
@@ -134,6 +135,31 @@ func (e *endpoints) failed(n *endpoint, answered, silent bool) {
 		cc := n.cc
 		n.cc = nil
 		go func() { _ = cc.Close() }() // it waits for its goroutines, and nobody uses it any more
+	}
+}
+
+// attend has a subscription's stream to a node doubted with the node, until the function is called that it returns.
+func (e *endpoints) attend(n *endpoint, w *watch) (leave func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n.watch == nil {
+		n.watch = map[*watch]struct{}{}
+	}
+	n.watch[w] = struct{}{}
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(n.watch, w)
+	}
+}
+
+// doubt is told that a node has not answered a call for as long as patience. Its streams that have said nothing for as
+// long end: who waits for events need not wait for silence to be sure of what the call has shown.
+func (e *endpoints) doubt(n *endpoint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for w := range n.watch {
+		w.doubt()
 	}
 }
 

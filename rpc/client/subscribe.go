@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// silence is how long a stream may say nothing before another node is asked: three heartbeats.
+	// silence is how long a stream may say nothing before another node is asked: three heartbeats. When a call shows
+	// that the node does not answer, patience is enough.
 	silence = 15 * time.Second
 	// buffered is how many events wait for Next. When they are not taken, the stream waits, and then
 	// the node reads them from its state later: nothing is lost.
@@ -222,6 +223,7 @@ func (s *Subscription) receive(ctx context.Context, n *endpoint, cc *grpc.Client
 	defer cancel(nil)
 	watch := newWatch(func() { cancel(errSilent) })
 	defer watch.stop()
+	defer s.c.nodes.attend(n, watch)()
 	req := &chatpb.SubscribeRequest{}
 	if s.at.Cluster != "" {
 		req.Cursor = s.at.String()

@@ -108,6 +108,58 @@ func TestSubscribe_FrozenNode(t *testing.T) {
 	})
 }
 
+// TestSubscribe_Doubted: when a send shows that a node does not answer, the subscriptions there go on at another one, and
+// do not wait for its heartbeats to be missed. A stream that speaks, and a send of a caller with less time, change nothing.
+func TestSubscribe_Doubted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		says  time.Duration // how often the first node says something on the stream
+		limit time.Duration // of the send
+		moves bool
+	}{
+		"frozen":        {time.Hour, time.Minute, true},
+		"speaks":        {time.Second, time.Minute, false},
+		"short of time": {time.Hour, patience / 2, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothWays(t, func(t *testing.T, c *cluster) {
+				n1, n2 := c.node("n1:1"), c.node("n2:1")
+				n1.send = func(ctx context.Context, _ *chatpb.SendRequest) (*chatpb.SendResponse, error) {
+					return nil, freeze(ctx)
+				}
+				n1.subscribe = func(_ int, _ *chatpb.SubscribeRequest, s serverStream) error {
+					for s.Context().Err() == nil {
+						if err := s.Send(frame(1, 0)); err != nil {
+							return err
+						}
+						select {
+						case <-time.After(tt.says):
+						case <-s.Context().Done():
+						}
+					}
+					return nil
+				}
+				n2.subscribe = script(nil, frame(1, 0), frame(1, 1))
+				cl := c.client(n1, n2)
+				s, err := cl.Subscribe(t.Context(), SubscribeOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(patience)
+				ctx, cancel := context.WithTimeout(t.Context(), tt.limit)
+				defer cancel()
+				if _, err := cl.Send(ctx, ToRoom("r1"), Draft{Text: "x"}); (err == nil) != (tt.limit > patience) {
+					t.Errorf("sent: %v", err)
+				}
+				ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				if _, err := s.Next(ctx); (err == nil) != tt.moves {
+					t.Errorf("an event of the other node: %v, want one: %v", err, tt.moves)
+				}
+			})
+		})
+	}
+}
+
 // TestSubscribe_FromCursor: a subscription begins behind the cursor that it is given, and a heartbeat
 // moves the place from which it resumes.
 func TestSubscribe_FromCursor(t *testing.T) {

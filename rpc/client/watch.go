@@ -40,6 +40,16 @@ func (w *watch) look() {
 	}
 }
 
+// doubt ends the stream if it has said nothing for as long as patience.
+func (w *watch) doubt() {
+	w.mu.Lock()
+	quiet := !w.held && time.Since(w.heard) >= patience
+	w.mu.Unlock()
+	if quiet {
+		w.cut()
+	}
+}
+
 // hear notes that there was a frame.
 func (w *watch) hear() {
 	now := time.Now()
