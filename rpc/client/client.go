@@ -49,17 +49,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/grpcdial"
 	"example.com/chat/internal/grpcerr"
 )
 
@@ -110,12 +107,6 @@ var (
 	ErrBadCursor = chaterr.ErrBadCursor
 	// ErrOtherCluster, refused: the cursor is one of another cluster. Subscribe without one.
 	ErrOtherCluster = chaterr.ErrOtherCluster
-)
-
-// How many bytes a node may send before it is told that they were read, on a stream and on a connection.
-const (
-	streamWindow = 1 << 20
-	connWindow   = 4 << 20
 )
 
 // Option changes how a Client connects.
@@ -198,31 +189,12 @@ func Dial(ctx context.Context, endpoints []string, opts ...Option) (*Client, err
 
 // add makes an endpoint known.
 func (c *Client) add(addr string) error {
-	creds := insecure.NewCredentials()
-	if c.o.tls != nil {
-		creds = credentials.NewTLS(c.o.tls)
-	}
-	dial := c.o.dial
-	if dial == nil {
-		dial = func(ctx context.Context, addr string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", addr)
-		}
-	}
 	return c.nodes.add(addr, func() (*grpc.ClientConn, error) {
-		opts := []grpc.DialOption{
-			grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-				MinConnectTimeout: time.Second,
-			}), grpc.WithIdleTimeout(0), grpc.WithDisableServiceConfig(),
-			// gRPC's own windows are measured by a ping for what arrives, to each of which the node has to
-			// read and answer: half of the work when little arrives at a time.
-			grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(connWindow),
-		}
+		var more []grpc.DialOption
 		if c.o.creds != nil {
-			opts = append(opts, grpc.WithPerRPCCredentials(c.o.creds))
+			more = append(more, grpc.WithPerRPCCredentials(c.o.creds))
 		}
-		return grpc.NewClient("passthrough:///"+url.PathEscape(addr), opts...)
+		return grpcdial.New(addr, c.o.tls, c.o.dial, 0, more...)
 	})
 }
 

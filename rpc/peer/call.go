@@ -6,18 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"strings"
 	"sync"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"example.com/chat/internal/chaterr"
+	"example.com/chat/internal/grpcdial"
 	"example.com/chat/internal/grpcerr"
 	"example.com/chat/internal/node"
 	"example.com/chat/rpc/peer/peerpb"
@@ -148,10 +147,7 @@ func (c *Calls) link(id, addr string) (*link, error) {
 	}
 	l := c.conns[key]
 	if l == nil {
-		cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(key),
-			grpc.WithTransportCredentials(insecure.NewCredentials()), // the tunnel has its own
-			grpc.WithContextDialer(c.dial), grpc.WithConnectParams(pace),
-			grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
+		cc, err := grpcdial.New(key, nil, c.dial, idle) // the tunnel has TLS
 		if err != nil {
 			return nil, err
 		}

@@ -1,16 +1,13 @@
 package peer
 
 import (
-	"context"
 	"net"
-	"net/url"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
+
+	"example.com/chat/internal/grpcdial"
 )
 
 // linkKey: every purpose has HTTP/2 connections of its own, so that none can slow another.
@@ -27,20 +24,6 @@ type link struct {
 
 // unused: nobody would notice if it were closed.
 func (l *link) unused() bool { return l.users == 0 && l.cc.GetState() == connectivity.Idle }
-
-// pace is how fast a broken connection is tried again. gRPC's own slows down to two minutes, far too slow
-// after a partition; raft and memberlist have a pace of their own anyway.
-var pace = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-	MinConnectTimeout: time.Second,
-}
-
-// How many bytes may be on their way to this node, of a tunnel or call and of a link. With fixed numbers gRPC
-// measures nothing, which takes a ping for each answer that comes while little does.
-const (
-	streamWindow = 1 << 20
-	linkWindow   = 4 << 20
-)
 
 // idle is after how long a connection that has no tunnel or call, and a queue that gets no packets, is
 // given up. Without that, an address that a node once had would be dialled every second for ever.
@@ -66,20 +49,7 @@ func (t *Tunnels) link(k linkKey) (*link, error) {
 			t.drop(k)
 		}
 	}
-	creds := insecure.NewCredentials()
-	if t.o.TLS != nil {
-		creds = credentials.NewTLS(t.o.TLS)
-	}
-	dial := t.o.Dial
-	if dial == nil {
-		dial = func(ctx context.Context, addr string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", addr)
-		}
-	}
-	cc, err := grpc.NewClient("passthrough:///"+url.PathEscape(k.addr),
-		grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
-		grpc.WithStaticStreamWindowSize(streamWindow), grpc.WithStaticConnWindowSize(linkWindow),
-		grpc.WithConnectParams(pace), grpc.WithIdleTimeout(idle), grpc.WithDisableServiceConfig())
+	cc, err := grpcdial.New(k.addr, t.o.TLS, t.o.Dial, idle)
 	if err != nil {
 		return nil, err
 	}
