@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -34,7 +35,8 @@ type pebbleFS struct {
 func (fs pebbleFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := fs.FS.Create(name, c)
 	if err == nil && filepath.Ext(name) == ".sst" {
-		return table{f}, nil
+		writing.Add(1)
+		return &table{File: f}, nil
 	}
 	if err != nil || !strings.HasPrefix(filepath.Base(name), "MANIFEST-") {
 		return f, err
@@ -55,12 +57,41 @@ func (fs pebbleFS) OpenDir(name string) (vfs.File, error) {
 
 // table is a table that is written, by a flush or a compaction: for seconds, on a goroutine that Go would let run for
 // 10 ms at a time, while messages wait that a microsecond would do for.
-type table struct{ vfs.File }
+type table struct {
+	vfs.File
+	looked time.Time // whether there are as many as processors
+}
 
-// Write lets all others run before.
-func (t table) Write(p []byte) (int, error) {
-	runtime.Gosched()
+// writing is how many tables are written in this process.
+var writing atomic.Int64
+
+const (
+	// stint is how long who writes a table goes on, and rest how long it sleeps then, where there are as many of them as
+	// processors.
+	stint = 250 * time.Microsecond
+	rest  = 50 * time.Microsecond
+)
+
+// Write lets all others run before: those that can, and from time to time also those for whom something has come from the
+// network. For that Go looks when nobody can run, and else every 10 ms (runtime/proc.go, findRunnable and sysmon); who
+// calls Gosched can. So where all processors write tables, a message took up to 10 ms for each step of its way.
+func (t *table) Write(p []byte) (int, error) {
+	switch now := time.Now(); {
+	case now.Sub(t.looked) < stint:
+		runtime.Gosched()
+	case writing.Load() < int64(runtime.GOMAXPROCS(0)):
+		t.looked = now
+		runtime.Gosched()
+	default:
+		time.Sleep(rest)
+		t.looked = time.Now()
+	}
 	return t.File.Write(p)
+}
+
+func (t *table) Close() error {
+	writing.Add(-1)
+	return t.File.Close()
 }
 
 // pebbleDir is a directory.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -44,9 +45,45 @@ func TestTable_StandsBack(t *testing.T) {
 	}
 }
 
+// TestTable_Rests: where as many tables are written as there are processors, who writes them sleeps from time to time, so
+// that Go looks what has come from the network; where there are fewer, never.
+func TestTable_Rests(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	synctest.Test(t, func(t *testing.T) {
+		var tables []vfs.File
+		for _, want := range []time.Duration{0, rest, 0} {
+			if want > 0 || len(tables) == 0 {
+				f, err := pebbleFS{FS: vfs.NewMem()}.Create("000001.sst", vfs.WriteCategoryUnspecified)
+				if err != nil {
+					t.Fatal(err)
+				}
+				tables = append(tables, f)
+			} else if err := tables[1].Close(); err != nil {
+				t.Fatal(err)
+			}
+			for range 10 {
+				time.Sleep(stint) // the work of some blocks
+				start := time.Now()
+				for range 5 {
+					if _, err := tables[0].Write([]byte("block")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if slept := time.Since(start); slept != want {
+					t.Fatalf("%d tables of 2: slept for %v, want %v", len(tables), slept, want)
+				}
+			}
+		}
+		if err := tables[0].Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestOpenPebble_Quiet: a Pebble that is left alone does not run at all, and one that is written to still compacts:
 // every compaction that had to wait for another one is begun.
 func TestOpenPebble_Quiet(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(64)) // so that no table rests
 	synctest.Test(t, func(t *testing.T) {
 		o := &pebble.Options{L0CompactionThreshold: 2, LBaseMaxBytes: 64 << 10}
 		o.TargetFileSizes[0] = 4 << 10
@@ -82,6 +119,7 @@ func TestOpenPebble_Quiet(t *testing.T) {
 
 // TestOpenPebble_Owing: a Pebble that owes compactions opens before it pays, and pays then.
 func TestOpenPebble_Owing(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(64)) // so that no table rests
 	synctest.Test(t, func(t *testing.T) {
 		fs, options := vfs.NewMem(), func() *pebble.Options { return &pebble.Options{L0CompactionThreshold: 2} }
 		o := options()
