@@ -120,7 +120,10 @@ func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault fun
 	o.EventListener = &pebble.EventListener{
 		// Pebble must not go on when it cannot flush: without a log of its own it would take writes until
 		// memory is full.
-		BackgroundError: func(err error) { fault(fmt.Errorf("pebble in %s: %w", dir, err)) },
+		BackgroundError: func(err error) {
+			turns.failed.Store(true)
+			fault(fmt.Errorf("pebble in %s: %w", dir, err))
+		},
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			fault(fmt.Errorf("file %s: %w: %w", i.Path, chaterr.ErrCorrupt, i.Details))
 		},
@@ -138,15 +141,36 @@ func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault fun
 // compactions begin one at a time, as by default, and the next one when it is done. But nobody looks ten times a second
 // whether there might be two, which is half of what wakes an idle node's processor. And none begins while Pebble opens:
 // the last step of that, to look for files that nobody needs, waits for the end of all that have
-// (obsolete_files.go, scanObsoleteFiles), seconds with a large state.
+// (obsolete_files.go, scanObsoleteFiles), seconds with a large state. Nor does one begin when one has failed, on a damaged
+// table: Pebble would try again, at once and for ever (compaction.go, handleCompactFailure), for as long as the process of
+// the node that has this fault lives.
 type compactions struct {
 	*pebble.ConcurrencyLimitScheduler
-	open atomic.Bool
+	open   atomic.Bool
+	failed atomic.Bool
+}
+
+// Register is told by Pebble where it asks what waits for a turn.
+func (c *compactions) Register(goroutines int, db pebble.DBForCompaction) {
+	c.ConcurrencyLimitScheduler.Register(goroutines, waiting{db, c})
+}
+
+// waiting are the compactions that wait for a turn: none once one has failed.
+type waiting struct {
+	pebble.DBForCompaction
+	c *compactions
+}
+
+func (w waiting) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
+	if w.c.failed.Load() {
+		return false, pebble.WaitingCompaction{}
+	}
+	return w.DBForCompaction.GetWaitingCompaction()
 }
 
 // TrySchedule is asked whether a compaction may begin now.
 func (c *compactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
-	if !c.open.Load() {
+	if !c.open.Load() || c.failed.Load() {
 		return false, nil
 	}
 	return c.ConcurrencyLimitScheduler.TrySchedule()

@@ -152,6 +152,57 @@ func TestOpenPebble_Owing(t *testing.T) {
 	})
 }
 
+// TestOpenPebble_Rotten: a compaction that fails on a damaged table is told of, and not tried again for ever.
+func TestOpenPebble_Rotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := vfs.NewMem()
+		db, err := pebble.Open("db", &pebble.Options{FS: fs, DisableAutomaticCompactions: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 4 {
+			if err := errors.Join(db.Set([]byte("key"), bytes.Repeat([]byte{byte(i)}, 1000), pebble.Sync), db.Flush()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		names, err := fs.List("db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if filepath.Ext(name) != ".sst" {
+				continue
+			}
+			b, err := fs.UnsafeGetFileDataBuffer("db/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b[20] ^= 1
+		}
+		told := 0
+		enough := make(chan struct{}) // so that the test ends when it fails
+		db, err = OpenPebble(FS{FS: fs}, "db", &pebble.Options{L0CompactionThreshold: 2}, zap.NewNop(), func(error) {
+			if told++; told > 100 {
+				<-enough
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if told == 0 || told > 10 {
+			t.Errorf("told of %d faults", told)
+		}
+		close(enough)
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // slowTables is a file system that begins no table before ready is closed.
 type slowTables struct {
 	vfs.FS
