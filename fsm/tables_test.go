@@ -37,17 +37,7 @@ func table(t *testing.T, keys, size int) []byte {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return contents(t, fs)
-}
-
-func contents(t *testing.T, fs vfs.FS) []byte {
-	t.Helper()
-	f, err := fs.Open("x.sst")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }() // only read
-	b, err := io.ReadAll(f)
+	b, err := fs.UnsafeGetFileDataBuffer("x.sst")
 	if err != nil {
 		t.Fatal(err)
 	}

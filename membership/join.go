@@ -18,8 +18,8 @@ const maxServers = 64
 // joinTimeout bounds a request to be taken in, which the leader answers after one or two commits.
 const joinTimeout = 10 * time.Second
 
-// join asks the members that are in sight to take this node in, until one does.
-func (m *Membership) join() {
+// join asks the members that are in sight to take this node in, and reports whether one has.
+func (m *Membership) join() bool {
 	err := errors.New("no member is in sight")
 	for _, n := range m.Alive() {
 		if n.ID == m.o.Self.ID || !n.Formed {
@@ -33,10 +33,11 @@ func (m *Membership) join() {
 			continue
 		}
 		if err = m.joined(id); err == nil {
-			return
+			return true
 		}
 	}
 	m.trouble("no member has taken this node in: %v", err)
+	return false
 }
 
 // joined makes this node belong to the cluster that has taken it in.

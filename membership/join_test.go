@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -34,15 +35,17 @@ func (*newcomer) Join(context.Context, string, string, node.Info, bool) (string,
 	return "c", nil
 }
 
-// TestSteps_TakenIn: a node that has caught up is ready soon, and not when a leader would look after it.
+// TestSteps_TakenIn: a node that was taken in says so while it waits for what the cluster has, and is ready soon after it
+// has that, not when a leader would look after it.
 func TestSteps_TakenIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := new(newcomer)
 		m := New(Options{Self: node.Info{ID: "a", Address: "a:1"}, Raft: n, Peers: n, Ledger: &ledger{cluster: node.Cluster{ID: "c"}}, Book: NewBook(), Logger: zap.NewNop()})
+		m.alive["b"] = node.Info{ID: "b", Address: "b:1", Formed: true}
 		m.work.Go(m.steps)
 		time.Sleep(10*time.Second + time.Millisecond)
-		if m.Problem() == "" {
-			t.Error("it is no server, and sees no problem")
+		if p := m.Problem(); !strings.Contains(p, "taken this node in") {
+			t.Errorf("it waits for its first snapshot, and says %q", p)
 		}
 		n.told.Store(true)
 		time.Sleep(seeking)

@@ -214,7 +214,9 @@ func (m *Membership) step() (pause time.Duration) {
 	mine, member := find(servers, m.o.Self.ID)
 	switch {
 	case len(servers) == 0 || member && mine.Address != m.o.Self.Address:
-		m.join() // taken in, and not told yet; or moved
+		if m.join() && len(servers) == 0 { // else it has moved
+			m.trouble("cluster %q has taken this node in, and is sending it what it has", m.o.Ledger.Cluster().ID)
+		}
 		return seeking
 	case !member:
 		m.trouble("this node was taken out of cluster %q", m.o.Ledger.Cluster().ID)

@@ -155,19 +155,6 @@ func (c *compactions) Register(goroutines int, db pebble.DBForCompaction) {
 	c.ConcurrencyLimitScheduler.Register(goroutines, waiting{db, c})
 }
 
-// waiting are the compactions that wait for a turn: none once one has failed.
-type waiting struct {
-	pebble.DBForCompaction
-	c *compactions
-}
-
-func (w waiting) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
-	if w.c.failed.Load() {
-		return false, pebble.WaitingCompaction{}
-	}
-	return w.DBForCompaction.GetWaitingCompaction()
-}
-
 // TrySchedule is asked whether a compaction may begin now.
 func (c *compactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 	if !c.open.Load() || c.failed.Load() {
@@ -182,6 +169,19 @@ func (c *compactions) begin() {
 	if ok, turn := c.TrySchedule(); ok {
 		turn.Done() // gives the turn to one that waits
 	}
+}
+
+// waiting are the compactions that wait for a turn: none once one has failed.
+type waiting struct {
+	pebble.DBForCompaction
+	c *compactions
+}
+
+func (w waiting) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
+	if w.c.failed.Load() {
+		return false, pebble.WaitingCompaction{}
+	}
+	return w.DBForCompaction.GetWaitingCompaction()
 }
 
 // openPebble opens a Pebble on a goroutine that may be ended.

@@ -50,31 +50,37 @@ func TestTable_StandsBack(t *testing.T) {
 func TestTable_Rests(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
 	synctest.Test(t, func(t *testing.T) {
-		var tables []vfs.File
-		for _, want := range []time.Duration{0, rest, 0} {
-			if want > 0 || len(tables) == 0 {
-				f, err := pebbleFS{FS: vfs.NewMem()}.Create("000001.sst", vfs.WriteCategoryUnspecified)
-				if err != nil {
-					t.Fatal(err)
-				}
-				tables = append(tables, f)
-			} else if err := tables[1].Close(); err != nil {
+		create := func() vfs.File {
+			f, err := pebbleFS{FS: vfs.NewMem()}.Create("000001.sst", vfs.WriteCategoryUnspecified)
+			if err != nil {
 				t.Fatal(err)
 			}
-			for range 10 {
+			return f
+		}
+		f := create()
+		rests := func(others int, want time.Duration) {
+			t.Helper()
+			for range 3 {
 				time.Sleep(stint) // the work of some blocks
 				start := time.Now()
 				for range 5 {
-					if _, err := tables[0].Write([]byte("block")); err != nil {
+					if _, err := f.Write([]byte("block")); err != nil {
 						t.Fatal(err)
 					}
 				}
 				if slept := time.Since(start); slept != want {
-					t.Fatalf("%d tables of 2: slept for %v, want %v", len(tables), slept, want)
+					t.Errorf("beside %d others: slept for %v, want %v", others, slept, want)
 				}
 			}
 		}
-		if err := tables[0].Close(); err != nil {
+		rests(0, 0)
+		other := create()
+		rests(1, rest)
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+		rests(0, 0)
+		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -97,7 +97,7 @@ type clientFrames struct {
 
 func (f clientFrames) context() context.Context { return f.s.Context() }
 func (f clientFrames) send(b []byte) error      { return f.s.Send(&peerpb.TunnelRequest{Data: b}) }
-func (f clientFrames) keeps() bool              { return false } // grpcdial has none
+func (f clientFrames) keeps() bool              { return false } // grpcdial dials with no stats handler
 func (f clientFrames) receive() ([]byte, error) {
 	m, err := f.s.Recv()
 	return m.GetData(), err
