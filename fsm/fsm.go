@@ -76,7 +76,7 @@ var (
 // the process died between the two, is replaced by it: raft would take the snapshot's entries for
 // applied (api.go, restoreSnapshot, with NoSnapshotRestoreOnStart).
 func Open(o Options) (*FSM, error) {
-	f := &FSM{o: o, fs: files.FS{FS: cmp.Or[vfs.FS](o.FS, vfs.Default)}}
+	f := &FSM{o: o, fs: files.FS{FS: cmp.Or[vfs.FS](o.FS, files.Disk)}}
 	f.health.Store(newHealth())
 	var err error
 	if f.snapshots, err = openSnapshots(f.fs, filepath.Join(o.Dir, "snapshots"), o.Logger, f.fail); err != nil {

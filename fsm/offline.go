@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
@@ -48,7 +47,7 @@ func (f *FSM) Refound(cluster string, c raft.Configuration, index, term uint64, 
 func (f *FSM) Position() (index, term uint64) { return f.state.Applied(), f.state.Term() }
 
 // disk is where the directories are that no FSM has open.
-var disk = files.FS{FS: vfs.Default}
+var disk = files.FS{FS: files.Disk}
 
 // CopyDir copies the directory of an FSM that is not open; tables are linked where that is possible.
 func CopyDir(from, to string) error {

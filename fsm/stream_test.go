@@ -15,7 +15,6 @@ import (
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
@@ -360,7 +359,7 @@ func FuzzReceive(f *testing.F) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		m, err := receive(bytes.NewReader(stream), files.FS{FS: vfs.Default}, dir)
+		m, err := receive(bytes.NewReader(stream), files.FS{FS: files.Disk}, dir)
 		if err == nil && len(names(t, dir)) != len(m.Files) {
 			t.Errorf("got files %v, named are %v", names(t, dir), m.Files)
 		}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
 	"go.uber.org/zap"
@@ -55,7 +54,7 @@ type Checked struct {
 // problems that it has found, each with the file that it is in.
 func Check(dir string, log *zap.Logger) (c Checked, err error) {
 	report := func(e error) { err = errors.Join(err, e) }
-	d := &Dir{path: dir, fs: files.NewWatched(vfs.Default)}
+	d := &Dir{path: dir, fs: files.NewWatched(files.Disk)}
 	switch found, e := d.read(); {
 	case e != nil:
 		report(e)

@@ -82,7 +82,7 @@ func OpenDir(path, nodeID string, store LogStore) (*Dir, error) {
 	if err := privateDir(path); err != nil {
 		return nil, err
 	}
-	return openDir(vfs.Default, place{dir: path, path: path, store: store}, nodeID)
+	return openDir(files.Disk, place{dir: path, path: path, store: store}, nodeID)
 }
 
 // memoryDir is where a node's directory is on a disk in memory.
@@ -173,7 +173,7 @@ func makeDirs(path string) error {
 			return err
 		}
 	}
-	return files.FS{FS: vfs.Default}.MakeDir(path)
+	return files.FS{FS: files.Disk}.MakeDir(path)
 }
 
 // FS is the file system that the directory is in: a call that hangs, or a write that fails, ends the

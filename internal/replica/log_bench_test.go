@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/internal/files"
@@ -18,7 +17,7 @@ func BenchmarkLogStore(b *testing.B) {
 	for _, store := range logStores {
 		for _, batch := range []int{1, 16, 64, 1024} {
 			b.Run(fmt.Sprintf("%s/batch=%d", store, batch), func(b *testing.B) {
-				on := files.FS{FS: files.NewWatched(vfs.Default)}
+				on := files.FS{FS: files.NewWatched(files.Disk)}
 				path := filepath.Join(b.TempDir(), "data")
 				if err := on.MakeDir(path); err != nil {
 					b.Fatal(err)

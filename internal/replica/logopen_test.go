@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/internal/chaterr"
@@ -106,7 +105,7 @@ func flipAt(path string, at int) error {
 // TestGuard_BusError: a part of the log's file that cannot be read ends the node, and not the process.
 func TestGuard_BusError(t *testing.T) {
 	path := t.TempDir()
-	l, err := place{dir: path, files: files.FS{FS: vfs.Default}, path: path, store: LogStoreBolt}.open(true)
+	l, err := place{dir: path, files: files.FS{FS: files.Disk}, path: path, store: LogStoreBolt}.open(true)
 	if err != nil {
 		t.Fatal(err)
 	}

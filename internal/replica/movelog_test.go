@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
 
@@ -67,7 +66,7 @@ func leave(t *testing.T, path string, in LogStore) {
 		}
 		return
 	}
-	p, err := openPebbleLog(files.FS{FS: vfs.Default}, filepath.Join(path, pebbleDir), true, false)
+	p, err := openPebbleLog(files.FS{FS: files.Disk}, filepath.Join(path, pebbleDir), true, false)
 	if err != nil {
 		t.Fatal(err)
 	}

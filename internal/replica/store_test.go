@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/internal/chaterr"
@@ -389,7 +388,7 @@ func TestGuard_Hangs(t *testing.T) {
 func TestStore_Bolt(t *testing.T) {
 	path := t.TempDir()
 	for round := range 2 {
-		b, err := place{dir: path, files: files.FS{FS: vfs.Default}, path: path, store: LogStoreBolt}.open(round == 0)
+		b, err := place{dir: path, files: files.FS{FS: files.Disk}, path: path, store: LogStoreBolt}.open(round == 0)
 		if err != nil {
 			t.Fatal(err)
 		}
