@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -33,8 +32,9 @@ func (h *history) prefer(ctx context.Context, c *cluster) (leader int, term uint
 
 // sending are senders that go on until they are stopped.
 type sending struct {
-	n, failed atomic.Int64
-	stop      func()
+	mu   sync.Mutex
+	took []time.Duration // by each send since measure was called last
+	stop func()
 }
 
 func (h *history) live(ctx context.Context, p params) *sending {
@@ -45,10 +45,11 @@ func (h *history) live(ctx context.Context, p params) *sending {
 	for i := range live {
 		work.Go(func() {
 			for k := i; ctx.Err() == nil; k += live {
+				begun := time.Now()
 				if h.one(ctx, p, k) == nil {
-					s.n.Add(1)
-				} else if ctx.Err() == nil {
-					s.failed.Add(1)
+					s.mu.Lock()
+					s.took = append(s.took, time.Since(begun))
+					s.mu.Unlock()
 				}
 			}
 		})
@@ -60,11 +61,18 @@ func (h *history) live(ctx context.Context, p params) *sending {
 	return s
 }
 
-// rate is how many sends a second there are while f runs.
-func (s *sending) rate(f func() error) (float64, error) {
-	before, start := s.n.Load(), time.Now()
+// measure tells of the sends while f runs.
+func (s *sending) measure(f func() error) (result, error) {
+	take := func() (took []time.Duration) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		took, s.took = s.took, nil
+		return took
+	}
+	take()
+	start := time.Now()
 	err := f()
-	return float64(s.n.Load()-before) / time.Since(start).Seconds(), err
+	return summarise(take(), time.Since(start)), err
 }
 
 // snapshots has each node make one: a follower first while nothing is sent, which shows what it writes; then all, the
@@ -175,21 +183,26 @@ func (h *history) catchUp(ctx context.Context, c *cluster, p params, r *result) 
 	s := h.live(ctx, p)
 	defer s.stop()
 	wait := func() error { return pause(ctx, p.For) }
-	if r.Extra["live_ops_per_s"], err = s.rate(wait); err != nil {
+	before, err := s.measure(wait)
+	if err != nil {
 		return err
 	}
 	if err := errors.Join(one.stop(), os.RemoveAll(one.dir)); err != nil {
 		return err
 	}
-	if r.Extra["live_without_ops_per_s"], err = s.rate(wait); err != nil {
+	without, err := s.measure(wait)
+	if err != nil {
 		return err
 	}
 	start := time.Now()
-	r.Extra["live_catchup_ops_per_s"], err = s.rate(func() error { return errors.Join(one.start(), one.wait(ctx)) })
+	beside, err := s.measure(func() error { return errors.Join(one.start(), one.wait(ctx)) })
 	if err != nil {
 		return err
 	}
 	took := time.Since(start)
+	for name, live := range map[string]result{"live": before, "live_without": without, "live_catchup": beside} {
+		r.Extra[name+"_ops_per_s"], r.Extra[name+"_p99_us"] = live.Ops, live.P99
+	}
 	_, after, err := c.leader(ctx)
 	r.Extra["catchup_ms"], r.Extra["catchup_mib_per_s"] = ms(took), state/took.Seconds()
 	r.Extra["catchup_terms"] = float64(after - term)

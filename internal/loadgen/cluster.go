@@ -50,6 +50,10 @@ func open(ctx context.Context, f flags, show io.Writer) (c *cluster, err error) 
 		if err := os.MkdirAll(c.dir, 0o700); err != nil {
 			return c, err
 		}
+		// Its nodes would look for each other where they were then.
+		if old := filepath.Join(c.dir, nodeID(0)); exists(old) {
+			return c, fmt.Errorf("%s is of an earlier run: remove it, or name another -dir", old)
+		}
 		c.say("%d nodes start", f.Nodes)
 		start := c.start
 		if f.Processes {
@@ -67,6 +71,11 @@ func open(ctx context.Context, f flags, show io.Writer) (c *cluster, err error) 
 		c.asks = append(c.asks, a)
 	}
 	return c, nil
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }
 
 // say shows what is being done, in one line that the next one replaces.

@@ -123,7 +123,7 @@ func parse(args []string) (f flags, err error) {
 	set.DurationVar(&f.Every, "every", 10*time.Millisecond, "how often a publisher of deliver sends")
 	set.DurationVar(&f.Warm, "warm", time.Second, "not measured, at the beginning")
 	set.DurationVar(&f.For, "for", 3*time.Second, "measured")
-	set.StringVar(&f.dir, "dir", "", "for the nodes' data, on the disk that is to be measured; empty for a temporary one")
+	set.StringVar(&f.dir, "dir", "", "for the nodes' data, on the disk that is to be measured, without any of an earlier run; empty for a temporary one")
 	set.StringVar(&f.cpu, "cpuprofile", "", "a file for the CPU profile of this process")
 	set.StringVar(&f.heap, "memprofile", "", "a file for the heap profile of the leader's process, once load has filled the rooms")
 	if err := set.Parse(args); err != nil {

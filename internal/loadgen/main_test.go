@@ -75,7 +75,7 @@ func TestRun(t *testing.T) {
 		{"mixed", []string{"-nodes", "1", "-n", "4", "-clients", "2", "-rooms", "4", "-users", "20"}, []string{"deliveries_per_s"}},
 		{"load", []string{"-n", "200,300", "-conc", "8", "-rooms", "3"}, []string{
 			"disk_state_mib", "disk_log_mib", "page_p99_us", "snapshot_ms", "restart_clean_ms", "restart_kill_ms",
-			"restart_all_kill_ms", "restart_to_write_ms", "catchup_ms", "live_ops_per_s",
+			"restart_all_kill_ms", "restart_to_write_ms", "catchup_ms", "live_ops_per_s", "live_p99_us",
 		}},
 		{"load", []string{"-nodes", "1", "-n", "100", "-conc", "4", "-rooms", "2"}, []string{"restart_kill_ms"}},
 		{"failover", []string{"-n", "1"}, []string{"median_ms"}},
@@ -122,6 +122,17 @@ func TestRun_Servers(t *testing.T) {
 		if err := run(t.Context(), args, &out, io.Discard); err != nil || !json.Valid(out.Bytes()) {
 			t.Errorf("%v, %q", err, out.String())
 		}
+	}
+}
+
+// TestRun_Dir: the nodes of an earlier run, which would look for each other in vain, are not started again.
+func TestRun_Dir(t *testing.T) {
+	args := []string{"-dir", t.TempDir(), "-nodes", "1", "-accounts", "host", "-warm", "1ms", "-for", "20ms", "-n", "1", "-clients", "1", "-rooms", "1"}
+	if err := run(t.Context(), args, io.Discard, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "earlier run") {
+		t.Errorf("%v", err)
 	}
 }
 
