@@ -286,10 +286,14 @@ func (l *logFile) change(to head, f func() error) error {
 	if err := f(); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	l.head = to
-	l.mu.Unlock()
+	l.set(to)
 	return l.testify(to)
+}
+
+func (l *logFile) set(h head) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.head = h
 }
 
 func (l *logFile) now() head {
@@ -350,7 +354,10 @@ func (l *logFile) DeleteRange(low, high uint64) error {
 	if err != nil {
 		return err
 	}
-	return l.change(h, func() error { return l.disk.DeleteRange(low, high) })
+	return l.change(h, func() error {
+		l.set(h) // before, or GetLog would take what has gone for lost
+		return l.disk.DeleteRange(low, high)
+	})
 }
 
 // without is what there is after entries were deleted.

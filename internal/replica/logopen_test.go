@@ -122,3 +122,41 @@ func TestGuard_BusError(t *testing.T) {
 		t.Errorf("got %v", fault)
 	}
 }
+
+// deleting is a store that is read when entries have gone, and DeleteRange has not come back.
+type deleting struct {
+	raft.LogStore
+	raft.StableStore
+	read func()
+}
+
+func (d deleting) DeleteRange(low, high uint64) error {
+	err := d.LogStore.DeleteRange(low, high)
+	d.read()
+	return err
+}
+
+// TestLog_ReadWhileCut: an entry that goes while it is read is one that a snapshot has replaced, and no damage.
+func TestLog_ReadWhileCut(t *testing.T) {
+	path := t.TempDir()
+	l, err := place{dir: path, files: files.FS{FS: files.Disk}, path: path, store: LogStorePebble}.open(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	for i := uint64(1); i <= 3; i++ {
+		if err := l.StoreLog(&raft.Log{Index: i, Term: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := false
+	l.disk = deleting{l.disk, l.disk, func() {
+		read = true
+		if err := l.GetLog(1, new(raft.Log)); err != raft.ErrLogNotFound {
+			t.Errorf("%v, want %v", err, raft.ErrLogNotFound)
+		}
+	}}
+	if err := l.DeleteRange(1, 2); err != nil || !read {
+		t.Errorf("%v, read: %v", err, read)
+	}
+}
