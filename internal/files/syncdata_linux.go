@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -61,14 +62,27 @@ type aio struct {
 	fd      int // of done
 }
 
-// idleAIO are kept for the next call: a context costs some system calls, and counts against fs.aio-max-nr.
-var idleAIO = make(chan *aio, 4)
+// maxAIO contexts are made, for as many logs of nodes that are synced at the same time in one process; where there are more,
+// the others wait in fdatasync itself. A context is kept for the next call: io_destroy(2) waits for a grace period of the
+// kernel's, some 40 ms. One that the kernel refuses counts, so that where it refuses all they are not asked for for ever.
+const maxAIO = 16
+
+var (
+	idleAIO  = make(chan *aio, maxAIO)
+	triedAIO atomic.Int64
+)
+
+var errNoAIO = errors.New("no context of asynchronous I/O is left")
 
 func getAIO() (*aio, error) {
 	select {
 	case a := <-idleAIO:
 		return a, nil
 	default:
+	}
+	if triedAIO.Add(1) > maxAIO {
+		triedAIO.Add(-1)
+		return nil, errNoAIO
 	}
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 	if err != nil {
@@ -81,18 +95,13 @@ func getAIO() (*aio, error) {
 	return a, nil
 }
 
-func (a *aio) put() {
-	select {
-	case idleAIO <- a:
-	default:
-		a.close()
-	}
-}
+func (a *aio) put() { idleAIO <- a }
 
-// close waits for a call that is under way.
+// close is for one of which nobody knows what it is doing. It waits for a call that is under way.
 func (a *aio) close() {
 	_, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, a.context, 0, 0)
 	_ = a.done.Close()
+	triedAIO.Add(-1)
 }
 
 // iocb and ioEvent are those of linux/aio_abi.h. Of an iocb's first fields only the sum of sizes matters here.

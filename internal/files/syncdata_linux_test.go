@@ -2,6 +2,7 @@ package files
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -77,56 +78,67 @@ func TestSyncData_Clean(t *testing.T) {
 	}
 }
 
-// TestDisk_SyncData: the kernel is asked for syncs of much, by many at a time, and few contexts are kept.
+// TestDisk_SyncData: the kernel is asked for syncs of much, by more at a time than there are contexts. Those are kept, as
+// to end one takes as long as a hundred syncs.
 func TestDisk_SyncData(t *testing.T) {
 	a, err := getAIO()
 	if err != nil {
 		t.Skipf("this process may not have it: %v", err)
 	}
-	a.close()
-	drain()
-	dir := t.TempDir()
-	if err := (FS{Disk}).Write(filepath.Join(dir, "little.log"), []byte("x")); err != nil || drain() > 0 {
-		t.Errorf("a sync of one byte: %v, or it was asynchronous", err)
+	a.put()
+	dir, before, made := t.TempDir(), take(), triedAIO.Load()
+	if err := (FS{Disk}).Write(filepath.Join(dir, "little.log"), []byte("x")); err != nil || triedAIO.Load() != made {
+		t.Errorf("a sync of one byte: %v, or it was asynchronous: no context was left for it, and one was made", err)
 	}
-	var work sync.WaitGroup
-	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
-		work.Go(func() {
-			f, err := Disk.Create(filepath.Join(dir, name+".log"), vfs.WriteCategoryUnspecified)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			for range 20 {
-				_, err := f.Write(make([]byte, muchToSync))
-				if err := errors.Join(err, f.SyncData()); err != nil {
+	keep(before)
+	for range 3 {
+		var work sync.WaitGroup
+		for i := range 2 * maxAIO {
+			work.Go(func() {
+				f, err := Disk.Create(filepath.Join(dir, fmt.Sprint(i)+".log"), vfs.WriteCategoryUnspecified)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for range 10 {
+					_, err := f.Write(make([]byte, muchToSync))
+					if err := errors.Join(err, f.SyncData()); err != nil {
+						t.Error(err)
+					}
+				}
+				if err := f.Close(); err != nil {
 					t.Error(err)
 				}
+			})
+		}
+		work.Wait()
+		after := take()
+		keep(after)
+		if len(after) < 2 || len(after) > maxAIO || int64(len(after)) != triedAIO.Load() {
+			t.Errorf("%d contexts are kept, %d were made", len(after), triedAIO.Load())
+		}
+		for a := range before {
+			if !after[a] {
+				t.Error("a context was ended")
 			}
-			if err := f.Close(); err != nil {
-				t.Error(err)
-			}
-			if err := f.SyncData(); err == nil {
-				t.Error("a closed file was synced")
-			}
-		})
-	}
-	work.Wait()
-	if n := drain(); n == 0 || n > cap(idleAIO) {
-		t.Errorf("%d contexts are kept", n)
+		}
+		before = after
 	}
 }
 
-// drain ends the contexts that are kept.
-func drain() (n int) {
-	for {
-		select {
-		case a := <-idleAIO:
-			a.close()
-			n++
-		default:
-			return n
-		}
+// take takes the contexts that wait for a call: all there are, when none is under way.
+func take() map[*aio]bool {
+	all := map[*aio]bool{}
+	for range len(idleAIO) {
+		all[<-idleAIO] = true
+	}
+	return all
+}
+
+// keep gives them back.
+func keep(all map[*aio]bool) {
+	for a := range all {
+		a.put()
 	}
 }
 
