@@ -110,7 +110,7 @@ func (f *FSM) Install() error {
 
 // open begins to use the state in dir.
 func (f *FSM) open(dir string) error {
-	s, err := openStore(f.fs, dir, false, f.o.Logger, f.fail)
+	s, err := openStore(f.fs, dir, false, f.o.Logger, &f.snapshots.hold, f.fail)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func TestMend(t *testing.T) {
 		t.Fatal(err)
 	}
 	aside := glob(t, bad.dir, asideDirs+"*")
-	old, err := openStore(disk, aside, true, bad.o.Logger, func(err error) { t.Error(err) })
+	old, err := openStore(disk, aside, true, bad.o.Logger, nil, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,7 +135,7 @@ func checkState(dir string, m *fsmpb.Snapshot, log *zap.Logger) (st *state.State
 			return nil, 0, err
 		}
 	}
-	s, err := openStore(disk, dir, true, log, func(error) {})
+	s, err := openStore(disk, dir, true, log, nil, func(error) {})
 	if err != nil {
 		return nil, 0, err
 	}

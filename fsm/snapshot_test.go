@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -106,6 +107,91 @@ func TestSnapshot_UnderLoad(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSnapshot_Holds: while a snapshot is sent the state is not compacted.
+func TestSnapshot_Holds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, logs := newMachine(t), makeLog(t, 30)
+		m.apply(logs[:20], 1)
+		_, stream, err := m.Snapshots().Open(m.snapshot(logs[19]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		there, sent := io.Pipe()
+		go func() {
+			_, err := io.Copy(sent, stream)
+			sent.CloseWithError(errors.Join(err, stream.Close()))
+		}()
+		for i := 20; i < 30; i++ { // each a run of level 0, of which eight are enough
+			m.apply(logs[i:i+1], 1)
+			if err := m.store.db.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		count := func() int64 {
+			time.Sleep(time.Second) // who writes a table may rest
+			return m.store.db.Metrics().Compact.Count
+		}
+		if n := count(); n != 0 {
+			t.Errorf("%d compactions while a snapshot is sent", n)
+		}
+		if _, err := io.Copy(io.Discard, there); err != nil {
+			t.Fatal(err)
+		}
+		if n := count(); n == 0 {
+			t.Error("no compaction afterwards")
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// slowLock is a file system that takes its time to lock a directory.
+type slowLock struct{ vfs.FS }
+
+func (s slowLock) Lock(name string) (io.Closer, error) {
+	time.Sleep(time.Second)
+	return s.FS.Lock(name)
+}
+
+// TestSnapshot_Turns: two are sent one snapshot, whose state is opened for one after the other. Who waits for that does not
+// stop the time.
+func TestSnapshot_Turns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, logs := &machine{t: t, dir: "state"}, makeLog(t, 20)
+		on := slowLock{vfs.NewMem()}
+		err := on.MkdirAll(m.dir, 0o700)
+		if err == nil {
+			m.FSM, err = Open(Options{
+				Dir: m.dir, Logger: zap.NewNop(), FS: on, Publish: func([]state.Event) {}, Skipped: func() {},
+				Fault: func(err error) { t.Error(err) },
+			})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.apply(logs, 20)
+		id := m.snapshot(logs[19])
+		var sent sync.WaitGroup
+		for range 2 {
+			sent.Go(func() {
+				_, stream, err := m.Snapshots().Open(id)
+				if err == nil {
+					_, err = io.Copy(io.Discard, stream)
+					err = errors.Join(err, stream.Close())
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		sent.Wait()
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestSnapshot_BesideFlush: a snapshot that is begun while a full memtable is being written does not have entries wait for

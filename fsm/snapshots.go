@@ -37,6 +37,8 @@ type Snapshots struct {
 	log *zap.Logger
 	// rate is sendRate.
 	rate float64
+	// hold is on while one is sent: who takes it is missing in the cluster, and compactions can wait.
+	hold files.Hold
 	// fault is told of a snapshot that cannot be sent: raft would try for ever, and whoever needs it
 	// would never catch up (hashicorp/raft#522).
 	fault func(error)
@@ -55,10 +57,10 @@ type snap struct {
 	fs       files.FS
 	dir      string
 	manifest *fsmpb.Snapshot
-	head     []byte     // of the stream
-	opening  sync.Mutex // held while the state is open: Pebble locks it, and two may be sent it
-	readers  int        // guarded by Snapshots.mu
-	dropped  bool       // to be removed by the last reader; guarded by Snapshots.mu
+	head     []byte        // of the stream
+	opening  chan struct{} // one slot, taken while the state is open, which may take long: Pebble locks it, and two may be sent it
+	readers  int           // guarded by Snapshots.mu
+	dropped  bool          // to be removed by the last reader; guarded by Snapshots.mu
 }
 
 func (s *snap) stateDir() string { return filepath.Join(s.dir, "state") }
@@ -112,7 +114,7 @@ func openSnap(fs files.FS, dir string) (*snap, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	head, err := manifestHead(m)
-	return &snap{fs: fs, dir: dir, manifest: m, head: head}, err
+	return &snap{fs: fs, dir: dir, manifest: m, head: head, opening: make(chan struct{}, 1)}, err
 }
 
 // newest is the latest snapshot, if there is one.
@@ -226,6 +228,7 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 // It opens the state before, and looks at each block of the tables: of what has rotted on this disk the receiver would
 // hear only when it reads it, and nobody whose fault it is. A stream with such a block breaks off.
 func (r *snapshotReader) WriteTo(w io.Writer) (int64, error) {
+	defer r.s.hold.Begin()()
 	to := &receiver{w: w}
 	err := r.snap.check(r.s.log)
 	if err == nil {
@@ -265,8 +268,8 @@ func (s *Snapshots) unsendable(err error) bool {
 
 // check opens the state.
 func (s *snap) check(log *zap.Logger) error {
-	s.opening.Lock()
-	defer s.opening.Unlock()
+	s.opening <- struct{}{}
+	defer func() { <-s.opening }()
 	return check(s.fs, s.stateDir(), s.manifest, log)
 }
 

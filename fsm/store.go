@@ -43,10 +43,10 @@ type store struct {
 
 // openStore opens the Pebble in dir, or makes one unless it is only to be read. fault is called when
 // it cannot go on.
-func openStore(fs files.FS, dir string, readOnly bool, log *zap.Logger, fault func(error)) (*store, error) {
+func openStore(fs files.FS, dir string, readOnly bool, log *zap.Logger, hold *files.Hold, fault func(error)) (*store, error) {
 	opts := storeOptions()
 	opts.ReadOnly = readOnly
-	db, err := files.OpenPebble(fs, dir, opts, log, fault)
+	db, err := files.OpenPebble(fs, dir, opts, log, hold, fault)
 	if err != nil {
 		return nil, fmt.Errorf("open the state in %s: %w", dir, err)
 	}
@@ -197,7 +197,7 @@ func linkable(name string) bool {
 // check opens the state in dir and closes it again. It must be what the manifest says.
 func check(fs files.FS, dir string, m *fsmpb.Snapshot, log *zap.Logger) error {
 	var found atomic.Pointer[error]
-	s, err := openStore(fs, dir, true, log, func(err error) { found.CompareAndSwap(nil, &err) })
+	s, err := openStore(fs, dir, true, log, nil, func(err error) { found.CompareAndSwap(nil, &err) })
 	if err != nil {
 		return err
 	}

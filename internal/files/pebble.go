@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -110,11 +111,11 @@ func (d pebbleDir) Sync() error {
 }
 
 // OpenPebble opens the Pebble in a directory, with o, in which it fills in what is the same for all.
-// fault is told when it cannot go on; it must not wait. Damage is chaterr.ErrCorrupt.
-func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault func(error)) (*pebble.DB, error) {
+// fault is told when it cannot go on; it must not wait. hold may be nil. Damage is chaterr.ErrCorrupt.
+func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, hold *Hold, fault func(error)) (*pebble.DB, error) {
 	o.FS = pebbleFS{fs.FS, fault}
 	o.FormatMajorVersion = pebble.FormatValueSeparation
-	turns := &compactions{ConcurrencyLimitScheduler: pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()}
+	turns := &compactions{ConcurrencyLimitScheduler: pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest(), hold: hold}
 	o.Experimental.CompactionScheduler = turns
 	o.Logger = zaplog.Pebble{L: log.Named("pebble"), Fatal: fault}
 	o.EventListener = &pebble.EventListener{
@@ -127,6 +128,8 @@ func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault fun
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			fault(fmt.Errorf("file %s: %w: %w", i.Path, chaterr.ErrCorrupt, i.Details))
 		},
+		FlushEnd:        func(pebble.FlushInfo) { turns.flushed() },
+		CompactionBegin: turns.begun,
 	}
 	db, err := openPebble(dir, o)
 	if pebble.IsCorruptionError(err) || errors.Is(err, pebble.ErrDBDoesNotExist) {
@@ -146,8 +149,58 @@ func OpenPebble(fs FS, dir string, o *pebble.Options, log *zap.Logger, fault fun
 // the node that has this fault lives.
 type compactions struct {
 	*pebble.ConcurrencyLimitScheduler
-	open   atomic.Bool
-	failed atomic.Bool
+	hold    *Hold
+	open    atomic.Bool
+	failed  atomic.Bool
+	flushes atomic.Int32 // since level 0 was last compacted
+}
+
+// Hold is for what matters more than compactions do: none begins while it lasts, unless maxHeld memtables have been
+// written to tables since level 0 was last compacted. Its zero value holds nothing; it is safe for concurrent use.
+type Hold struct {
+	mu    sync.Mutex // guards what follows
+	count int
+	wait  map[*compactions]bool // those that are to look again when it is over
+}
+
+// maxHeld is far below what writes would have to wait for (L0StopWritesThreshold).
+const maxHeld = 16
+
+// Begin holds until end is called, once.
+func (h *Hold) Begin() (end func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.count++
+	return h.end
+}
+
+func (h *Hold) end() {
+	h.mu.Lock()
+	var wait map[*compactions]bool
+	if h.count--; h.count == 0 {
+		wait, h.wait = h.wait, nil
+	}
+	h.mu.Unlock()
+	for c := range wait {
+		c.look()
+	}
+}
+
+// holds reports whether compactions are to wait, and sees to it that they go on.
+func (h *Hold) holds(c *compactions) bool {
+	if h == nil || c.flushes.Load() >= maxHeld {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.count == 0 {
+		return false
+	}
+	if h.wait == nil {
+		h.wait = map[*compactions]bool{}
+	}
+	h.wait[c] = true
+	return true
 }
 
 // Register is told by Pebble where it asks what waits for a turn.
@@ -157,7 +210,7 @@ func (c *compactions) Register(goroutines int, db pebble.DBForCompaction) {
 
 // TrySchedule is asked whether a compaction may begin now.
 func (c *compactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
-	if !c.open.Load() || c.failed.Load() {
+	if !c.open.Load() || c.failed.Load() || c.hold.holds(c) {
 		return false, nil
 	}
 	return c.ConcurrencyLimitScheduler.TrySchedule()
@@ -166,19 +219,38 @@ func (c *compactions) TrySchedule() (bool, pebble.CompactionGrantHandle) {
 // begin is called when Pebble is open.
 func (c *compactions) begin() {
 	c.open.Store(true)
+	c.look()
+}
+
+// flushed is told of each memtable that has become a table, by Pebble with its locks held.
+func (c *compactions) flushed() {
+	if c.flushes.Add(1) == maxHeld {
+		go c.look() // Pebble does not ask again when it was told to wait
+	}
+}
+
+// begun is told of each compaction.
+func (c *compactions) begun(i pebble.CompactionInfo) {
+	if len(i.Input) > 0 && i.Input[0].Level == 0 {
+		c.flushes.Store(0)
+	}
+}
+
+// look begins what waits.
+func (c *compactions) look() {
 	if ok, turn := c.TrySchedule(); ok {
 		turn.Done() // gives the turn to one that waits
 	}
 }
 
-// waiting are the compactions that wait for a turn: none once one has failed.
+// waiting are the compactions that wait for a turn: none once one has failed, and none while there is a Hold.
 type waiting struct {
 	pebble.DBForCompaction
 	c *compactions
 }
 
 func (w waiting) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
-	if w.c.failed.Load() {
+	if w.c.failed.Load() || w.c.hold.holds(w.c) {
 		return false, pebble.WaitingCompaction{}
 	}
 	return w.DBForCompaction.GetWaitingCompaction()

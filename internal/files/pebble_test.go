@@ -93,7 +93,7 @@ func TestOpenPebble_Quiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := &pebble.Options{L0CompactionThreshold: 2, LBaseMaxBytes: 64 << 10}
 		o.TargetFileSizes[0] = 4 << 10
-		db, err := OpenPebble(FS{FS: vfs.NewMem()}, "db", o, zap.NewNop(), func(err error) { t.Error(err) })
+		db, err := OpenPebble(FS{FS: vfs.NewMem()}, "db", o, zap.NewNop(), nil, func(err error) { t.Error(err) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +143,7 @@ func TestOpenPebble_Owing(t *testing.T) {
 			t.Fatal(err)
 		}
 		slow := make(chan struct{})
-		db, err = OpenPebble(FS{FS: slowTables{fs, slow}}, "db", options(), zap.NewNop(), func(err error) { t.Error(err) })
+		db, err = OpenPebble(FS{FS: slowTables{fs, slow}}, "db", options(), zap.NewNop(), nil, func(err error) { t.Error(err) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,6 +155,62 @@ func TestOpenPebble_Owing(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestHold: no compaction begins while there is a Hold, until many tables wait; what has waited is begun when it is over.
+func TestHold(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(64)) // so that no table rests
+	synctest.Test(t, func(t *testing.T) {
+		var hold Hold
+		fs, o := &slowTable{FS: vfs.NewMem()}, &pebble.Options{L0CompactionThreshold: 2, L0StopWritesThreshold: 100}
+		db, err := OpenPebble(FS{FS: fs}, "db", o, zap.NewNop(), &hold, func(err error) { t.Error(err) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		flush := func(n int) (compactions int64, sublevels int32) {
+			for i := range n {
+				if err := errors.Join(db.Set([]byte("key"), []byte{byte(i)}, pebble.NoSync), db.Flush()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			synctest.Wait() // fake time stands still, so no timer has helped
+			m := db.Metrics()
+			return m.Compact.Count, m.Levels[0].Sublevels
+		}
+		first, second := hold.Begin(), hold.Begin()
+		if n, _ := flush(maxHeld - 1); n != 0 {
+			t.Errorf("%d compactions while there is a Hold", n)
+		}
+		first()
+		if n, _ := flush(0); n != 0 {
+			t.Errorf("%d compactions while there is a second Hold", n)
+		}
+		second()
+		n, left := flush(0)
+		if n == 0 || left > 2 {
+			t.Errorf("%d compactions after the Holds, %d sublevels are left", n, left)
+		}
+		end := hold.Begin()
+		if more, left := flush(maxHeld + 1); more == n || left > 3 {
+			t.Errorf("%d compactions for %d tables, %d sublevels are left", more-n, maxHeld+1, left)
+		}
+		flush(maxHeld - 2)
+		ready := make(chan struct{})
+		fs.next.Store(&ready)
+		end()
+		before, _ := flush(0) // and one has begun
+		end = hold.Begin()
+		flush(maxHeld - 2)
+		close(ready)
+		if after, _ := flush(0); after != before+1 {
+			t.Errorf("%d compactions ended while there is a Hold, of one that had begun", after-before)
+		}
+		end()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+		hold.Begin()() // a Pebble that is closed is not asked
 	})
 }
 
@@ -190,7 +246,7 @@ func TestOpenPebble_Rotten(t *testing.T) {
 		}
 		told := 0
 		enough := make(chan struct{}) // so that the test ends when it fails
-		db, err = OpenPebble(FS{FS: fs}, "db", &pebble.Options{L0CompactionThreshold: 2}, zap.NewNop(), func(error) {
+		db, err = OpenPebble(FS{FS: fs}, "db", &pebble.Options{L0CompactionThreshold: 2}, zap.NewNop(), nil, func(error) {
 			if told++; told > 100 {
 				<-enough
 			}
@@ -207,6 +263,21 @@ func TestOpenPebble_Rotten(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// slowTable is a file system that begins the next table only when a channel is closed, if there is one.
+type slowTable struct {
+	vfs.FS
+	next atomic.Pointer[chan struct{}]
+}
+
+func (s *slowTable) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if filepath.Ext(name) == ".sst" {
+		if ready := s.next.Swap(nil); ready != nil {
+			<-*ready
+		}
+	}
+	return s.FS.Create(name, c)
 }
 
 // slowTables is a file system that begins no table before ready is closed.

@@ -143,7 +143,11 @@ func TestLog_ReadWhileCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	for i := uint64(1); i <= 3; i++ {
 		if err := l.StoreLog(&raft.Log{Index: i, Term: 1}); err != nil {
 			t.Fatal(err)

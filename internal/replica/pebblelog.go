@@ -34,7 +34,7 @@ func openPebbleLog(fs files.FS, dir string, create, readOnly bool) (*pebbleLog, 
 	p := &pebbleLog{}
 	db, err := files.OpenPebble(fs, dir, &pebble.Options{
 		ReadOnly: readOnly, ErrorIfNotExists: !create, MemTableSize: segmentSize, CacheSize: 1 << 20,
-	}, zap.NewNop(), func(err error) { p.fault.CompareAndSwap(nil, &err) })
+	}, zap.NewNop(), nil, func(err error) { p.fault.CompareAndSwap(nil, &err) })
 	if err != nil {
 		return nil, fmt.Errorf("open raft's log in %s: %w", dir, err)
 	}
