@@ -100,25 +100,24 @@ func backup(ctx context.Context, t *toolFlags, out io.Writer) (err error) {
 	if _, err := os.Lstat(t.to); err == nil {
 		return fmt.Errorf("%s is there already", t.to)
 	}
-	tmp := t.to + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(t.to), filepath.Base(t.to)+".*.tmp") // its own: nobody else can read it, or writes it
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(tmp) // err says more
+			_ = os.Remove(f.Name()) // err says more
 		}
 	}()
 	o := chat.BackupOptions{Address: t.from, ClusterSecret: []byte(os.Getenv("CHAT_CLUSTER_SECRET"))}
 	if err := errors.Join(chat.Backup(ctx, o, f), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	v, err := chat.Verify(tmp)
+	v, err := chat.Verify(f.Name())
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, t.to); err != nil {
+	if err := os.Rename(f.Name(), t.to); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(out, "%s has cluster %s up to entry %d, %d records\n", t.to, v.ClusterID, v.Applied, v.Records)

@@ -96,7 +96,16 @@ func TestTools(t *testing.T) {
 	if _, err := c.Send(t.Context(), client.ToUser("bob"), client.Draft{Text: "kept"}); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(backup+".tmp", nil, 0o644); err != nil { // which others may read
+		t.Fatal(err)
+	}
 	want(0, "backup has cluster", "backup", "--from", addr, "--to", backup)
+	if info, err := os.Stat(backup); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the backup: %v, %v", info, err)
+	}
+	if left, err := filepath.Glob(backup + ".*"); err != nil || len(left) > 1 {
+		t.Errorf("left behind: %q, %v", left, err)
+	}
 	want(1, "is there already", "backup", "--from", addr, "--to", backup)
 	want(1, "in use", "verify", data)
 	want(1, "in use", "recover", "--data-dir", data)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -37,14 +38,41 @@ func passwords(ctx context.Context, in *os.File, out io.Writer) func(string) (st
 		if err != nil {
 			return "", err
 		}
+		var typed []byte
+		var failed error
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			typed, failed = term.ReadPassword(fd)
+		}()
+		silent(fd, seen, over)
 		_, _ = io.WriteString(out, prompt)
-		text, err := wait(ctx, func() (string, error) {
-			text, err := term.ReadPassword(fd)
-			return string(text), err
-		})
+		text := ""
+		select {
+		case <-over:
+			text, err = string(typed), failed
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
 		_ = term.Restore(fd, seen) // which was not done yet when ctx has ended
 		_, _ = io.WriteString(out, "\n")
 		return text, err
+	}
+}
+
+// silent waits until a terminal is not as it was seen any more: ReadPassword, on another goroutine, has it echo nothing
+// then. What is restored before would be undone, and what is typed be seen. A terminal that echoed nothing anyhow stays
+// as it was, and is waited for no longer than 250 ms.
+func silent(fd int, seen *term.State, over <-chan struct{}) {
+	for range 250 {
+		if now, err := term.GetState(fd); err != nil || !reflect.DeepEqual(now, seen) {
+			return
+		}
+		select {
+		case <-over:
+			return
+		case <-time.After(time.Millisecond):
+		}
 	}
 }
 

@@ -163,9 +163,16 @@ func (k kept) write() error {
 	if err := os.MkdirAll(filepath.Dir(k.file), 0o700); err != nil {
 		return err
 	}
-	tmp := k.file + ".tmp"
-	if err := os.WriteFile(tmp, text, 0o600); err != nil {
+	f, err := os.CreateTemp(filepath.Dir(k.file), filepath.Base(k.file)+".*") // its own: nobody else can read it, or writes it
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, k.file)
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), k.file)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // it is err that matters
+	}
+	return err
 }

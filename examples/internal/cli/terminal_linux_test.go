@@ -34,7 +34,8 @@ func openTerminal(t *testing.T) (keyboard, tty *os.File) {
 	return keyboard, tty
 }
 
-// TestRun_Interrupted: Ctrl-C at the question for a password ends the program, and the terminal echoes again.
+// TestRun_Interrupted: who is asked for a password is not echoed; Ctrl-C there ends the program, and the terminal echoes
+// again.
 func TestRun_Interrupted(t *testing.T) {
 	addr := startNode(t)
 	keyboard, tty := openTerminal(t)
@@ -47,14 +48,24 @@ func TestRun_Interrupted(t *testing.T) {
 		done <- Run(ctx, "cli", []string{"--servers", addr, "--session", filepath.Join(t.TempDir(), "s"), "login", "alice"}, tty, tty, tty)
 	}()
 	out.wait(t, "password: ")
+	echoes := func() bool {
+		t.Helper()
+		state, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.Lflag&unix.ECHO != 0
+	}
+	if echoes() {
+		t.Error("it echoes")
+	}
 	interrupt()
 	if code := <-done; code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	out.wait(t, "cli: interrupted")
-	state, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
-	if err != nil || state.Lflag&unix.ECHO == 0 {
-		t.Errorf("it does not echo: %+v, %v", state, err)
+	if !echoes() {
+		t.Error("it does not echo")
 	}
 }
 
