@@ -51,7 +51,8 @@ func open(ctx context.Context, f flags, show io.Writer) (c *cluster, err error) 
 			return c, err
 		}
 		// Its nodes would look for each other where they were then.
-		if old := filepath.Join(c.dir, nodeID(0)); exists(old) {
+		old := filepath.Join(c.dir, nodeID(0))
+		if _, err := os.Stat(old); err == nil {
 			return c, fmt.Errorf("%s is of an earlier run: remove it, or name another -dir", old)
 		}
 		c.say("%d nodes start", f.Nodes)
@@ -71,11 +72,6 @@ func open(ctx context.Context, f flags, show io.Writer) (c *cluster, err error) 
 		c.asks = append(c.asks, a)
 	}
 	return c, nil
-}
-
-func exists(name string) bool {
-	_, err := os.Stat(name)
-	return err == nil
 }
 
 // say shows what is being done, in one line that the next one replaces.

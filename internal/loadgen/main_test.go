@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,6 +32,23 @@ func TestSummarise(t *testing.T) {
 	}
 	if r := summarise(nil, time.Second); r.N != 0 || r.P99 != 0 {
 		t.Errorf("of nothing: got %+v", r)
+	}
+}
+
+// TestVersion: a result says of which commit it is, also where the build does not know.
+func TestVersion(t *testing.T) {
+	commit, err := exec.Command("git", "rev-parse", "HEAD").Output()
+	if err != nil {
+		t.Skipf("not in a clone: %v", err)
+	}
+	t.Chdir(t.TempDir()) // it is the commit of the source, wherever it runs
+	var out bytes.Buffer
+	if err := (result{}).print(&out, params{}); err != nil {
+		t.Fatal(err)
+	}
+	var r result
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || !strings.Contains(r.Version, string(bytes.TrimSpace(commit))) {
+		t.Errorf("%v, %q", err, out.String())
 	}
 }
 

@@ -3,8 +3,12 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -27,7 +31,8 @@ func (r result) print(to io.Writer, p params) error {
 	return json.NewEncoder(to).Encode(r)
 }
 
-// version is the commit that was built, if the build knows.
+// version is the commit that was built: as the build has it, or else, as go run and -buildvcs=false put none into it,
+// as git has it where the source is. It is empty where neither knows.
 func version() string {
 	if b, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range b.Settings {
@@ -36,7 +41,11 @@ func version() string {
 			}
 		}
 	}
-	return ""
+	_, source, _, _ := runtime.Caller(0)
+	git := exec.Command("git", "describe", "--always", "--exclude=*", "--dirty", "--abbrev=40")
+	git.Dir = filepath.Dir(source)
+	commit, _ := git.Output() // without git, or without the source, there is none
+	return strings.TrimSpace(string(commit))
 }
 
 // summarise makes a result of what some operations took, in the time that was measured.
