@@ -274,7 +274,8 @@ func (n *Node) inProcess() (*rpc.Local, error) {
 }
 
 // IsPeerMethod reports whether a full method name, such as an interceptor sees, is one that other
-// nodes call. They prove who they are in the stream itself: let them pass.
+// nodes call. They prove who they are in the stream itself: let them pass. An interceptor may look at a message
+// of such a stream until its RecvMsg returns, and must not keep it: the memory is used again.
 func IsPeerMethod(fullMethod string) bool {
 	return strings.HasPrefix(fullMethod, "/"+peer.ServiceName+"/")
 }

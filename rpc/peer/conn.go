@@ -51,8 +51,9 @@ var errSilent = fmt.Errorf("tunnel: nothing has come for %v", silence)
 // mutex is not durably blocked for testing/synctest, and fake time would stand still.
 type Conn struct {
 	frames  frames
-	hangUp  func() // ends our side of the stream after what was sent
-	abort   func() // ends the stream at once
+	life    context.Context // ends with the stream
+	hangUp  func()          // ends our side of the stream after what was sent
+	abort   func()          // ends the stream at once
 	local   Addr
 	remote  Addr
 	in      chan []byte // from pump, which closes it
@@ -60,8 +61,9 @@ type Conn struct {
 	out     chan []byte // to push
 	broken  chan struct{}
 	outErr  error         // why broken was closed; read it only after that
-	reading chan struct{} // holds one token while Read runs; guards rest
-	rest    []byte        // of the frame that Read is in
+	reading chan struct{} // holds one token while Read runs; guards frame and rest
+	frame   []byte        // that Read is in
+	rest    []byte        // of it
 	writing chan struct{} // holds one token while Write runs
 	done    chan struct{} // closed by Close
 	once    sync.Once
@@ -84,6 +86,9 @@ func (a Addr) String() string { return a.Node }
 
 // frames is one side of a stream.
 type frames interface {
+	// context is called before all else. From then on gRPC does not move a stream to another connection when the first one
+	// broke before it had sent anything of it (see Context of grpc.ClientStream): it would wait for the other one with a
+	// mutex held that send and receive take. Whoever wants a tunnel dials again.
 	context() context.Context
 	send([]byte) error
 	// keeps reports whether somebody may still look at a frame that was sent, as a host's stats handler may.
@@ -92,32 +97,34 @@ type frames interface {
 }
 
 type clientFrames struct {
-	s grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse]
+	s  grpc.BidiStreamingClient[peerpb.TunnelRequest, peerpb.TunnelResponse]
+	in *received
 }
 
 func (f clientFrames) context() context.Context { return f.s.Context() }
 func (f clientFrames) send(b []byte) error      { return f.s.Send(&peerpb.TunnelRequest{Data: b}) }
 func (f clientFrames) keeps() bool              { return false } // grpcdial dials with no stats handler
 func (f clientFrames) receive() ([]byte, error) {
-	m, err := f.s.Recv()
-	return m.GetData(), err
+	err := f.s.RecvMsg(f.in)
+	return f.in.take(), err
 }
 
 type serverFrames struct {
-	s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb.TunnelResponse]
+	s  grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb.TunnelResponse]
+	in *received
 }
 
 func (f serverFrames) context() context.Context { return f.s.Context() }
 func (f serverFrames) send(b []byte) error      { return f.s.Send(&peerpb.TunnelResponse{Data: b}) }
 func (f serverFrames) keeps() bool              { return true }
 func (f serverFrames) receive() ([]byte, error) {
-	m, err := f.s.Recv()
-	return m.GetData(), err
+	err := f.s.RecvMsg(f.in)
+	return f.in.take(), err
 }
 
 func newConn(f frames, hangUp, abort func()) *Conn {
 	c := &Conn{
-		frames: f, hangUp: hangUp, abort: abort,
+		frames: f, life: f.context(), hangUp: hangUp, abort: abort,
 		in: make(chan []byte, ahead), out: make(chan []byte, ahead), broken: make(chan struct{}), done: make(chan struct{}),
 		reading: make(chan struct{}, 1), writing: make(chan struct{}, 1),
 		readBy: newDeadline(), writeBy: newDeadline(),
@@ -152,8 +159,8 @@ func (c *Conn) pump() {
 		select {
 		case c.in <- frame:
 		case <-c.done:
-		case <-c.frames.context().Done(): // nobody reads, and the stream was aborted
-			c.inErr = c.frames.context().Err()
+		case <-c.life.Done(): // nobody reads, and the stream was aborted
+			c.inErr = c.life.Err()
 			return
 		}
 	}
@@ -198,10 +205,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		c.rest = f
+		c.frame, c.rest = f, f
 	}
 	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
+	if c.rest = c.rest[n:]; len(c.rest) == 0 {
+		reuse(c.frame)
+		c.frame = nil
+	}
 	return n, nil
 }
 
@@ -225,7 +235,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 			return n, net.ErrClosed
 		default:
 		}
-		frame := c.frame(p[n:min(len(p), n+fullFrame)])
+		frame := c.copied(p[n:min(len(p), n+fullFrame)])
 		select {
 		case c.out <- frame:
 			n += len(frame)
@@ -240,11 +250,8 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// used are frames that were sent. A snapshot is thousands of them a second, which would be as many new ones.
-var used = sync.Pool{New: func() any { return new([fullFrame]byte) }}
-
-// frame is a copy of p for push.
-func (c *Conn) frame(p []byte) []byte {
+// copied is a frame for push.
+func (c *Conn) copied(p []byte) []byte {
 	if c.frames.keeps() {
 		return append([]byte(nil), p...)
 	}
@@ -270,15 +277,15 @@ func (c *Conn) push() {
 				c.hangUp()
 				return
 			}
-		case <-c.frames.context().Done():
-			c.outErr = c.frames.context().Err()
+		case <-c.life.Done():
+			c.outErr = c.life.Err()
 			return
 		}
 		if c.outErr = c.frames.send(f); c.outErr != nil {
 			return
 		}
-		if cap(f) == fullFrame && !c.frames.keeps() {
-			used.Put((*[fullFrame]byte)(f[:fullFrame]))
+		if !c.frames.keeps() {
+			reuse(f)
 		}
 	}
 }

@@ -69,7 +69,7 @@ func (t *Tunnels) greet(c *Conn) error {
 	case len(id) == 0 || c.remote.Node != "" && c.remote.Node != string(id):
 		return fmt.Errorf("node %q has answered", id)
 	}
-	if err := t.believe(c.frames.context(), string(id)); err != nil {
+	if err := t.believe(c.life, string(id)); err != nil {
 		return err
 	}
 	c.remote.Node = string(id)
@@ -88,8 +88,8 @@ func (t *Tunnels) answer(c *Conn) error {
 	frame, err := c.ReadFrame()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return status.Error(codes.DeadlineExceeded, "no handshake")
-	} else if ctx := c.frames.context(); ctx.Err() != nil {
-		return status.FromContextError(ctx.Err()).Err()
+	} else if c.life.Err() != nil {
+		return status.FromContextError(c.life.Err()).Err()
 	} else if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -104,7 +104,7 @@ func (t *Tunnels) answer(c *Conn) error {
 	if err := proto.Unmarshal(text, &h); err != nil {
 		return status.Error(codes.InvalidArgument, "malformed hello")
 	}
-	if err := t.believe(c.frames.context(), h.From); err != nil {
+	if err := t.believe(c.life, h.From); err != nil {
 		return err // before check, which tells of this node
 	}
 	if err := t.check(&h); err != nil {

@@ -105,7 +105,7 @@ func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb
 			}
 		}
 	}
-	c := newConn(serverFrames{s}, end(nil), end(status.Error(codes.Aborted, "tunnel aborted")))
+	c := newConn(serverFrames{s, receivedRequest()}, end(nil), end(status.Error(codes.Aborted, "tunnel aborted")))
 	err := t.admit(c)
 	switch code := status.Code(err); {
 	case code == codes.Canceled || code == codes.DeadlineExceeded || errors.Is(err, errNoMore):
@@ -133,7 +133,7 @@ func (t *Tunnels) Tunnel(s grpc.BidiStreamingServer[peerpb.TunnelRequest, peerpb
 // admit has the other end of a stream prove who it is, within handshakeTimeout.
 func (t *Tunnels) admit(c *Conn) error {
 	_ = c.SetReadDeadline(time.Now().Add(handshakeTimeout)) // never fails, as below
-	x, err := t.strangers.enter(hostOf(remoteAddr(c.frames.context())), c)
+	x, err := t.strangers.enter(hostOf(remoteAddr(c.life)), c)
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (t *Tunnels) Dial(ctx context.Context, p Purpose, node, addr string) (*Conn
 		t.release(l)
 		return nil, fmt.Errorf("open a tunnel for %s to node %q at %s: %w", p, node, addr, err)
 	}
-	context.AfterFunc(c.frames.context(), func() {
+	context.AfterFunc(c.life, func() {
 		cancel()
 		t.release(l)
 	})
@@ -182,7 +182,7 @@ func (t *Tunnels) open(life context.Context, cancel func(), cc *grpc.ClientConn,
 	if err != nil {
 		return nil, err
 	}
-	c := newConn(clientFrames{s}, func() { _ = s.CloseSend() }, cancel)
+	c := newConn(clientFrames{s, receivedResponse()}, func() { _ = s.CloseSend() }, cancel)
 	c.local, c.remote = Addr{t.o.ID, p}, Addr{node, p}
 	if err := t.greet(c); err != nil {
 		switch status.Code(errors.Unwrap(err)) {
@@ -203,7 +203,7 @@ func (t *Tunnels) remember(c *Conn) (handle func(*Conn), ok bool) {
 		return nil, false
 	}
 	t.conns[c] = struct{}{}
-	context.AfterFunc(c.frames.context(), func() {
+	context.AfterFunc(c.life, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		delete(t.conns, c)

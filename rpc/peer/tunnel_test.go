@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,6 +103,63 @@ func TestConn_FullFrames(t *testing.T) {
 		}
 		if !bytes.Equal(got, want) {
 			t.Errorf("%d bytes arrived that differ from the %d that were written", len(got), len(want))
+		}
+	})
+}
+
+// staged tells of what is done with a stream before it was bound to its connection.
+type staged struct {
+	*script
+	bound, early atomic.Bool
+}
+
+func (s *staged) context() context.Context { s.bound.Store(true); return s.script.context() }
+func (s *staged) send(b []byte) error      { s.look(); return s.script.send(b) }
+func (s *staged) receive() ([]byte, error) { s.look(); return s.script.receive() }
+func (s *staged) look() {
+	if !s.bound.Load() {
+		s.early.Store(true)
+	}
+}
+
+// TestConn_Bound: a stream is bound to its connection before anybody sends or receives.
+func TestConn_Bound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 {
+			ctx, cancel := context.WithCancel(t.Context())
+			s := &staged{script: &script{ctx: ctx, in: [][]byte{{1}}, sent: make(chan []byte, 1)}}
+			_, err := newConn(s, func() {}, cancel).Write([]byte{2})
+			synctest.Wait()
+			if cancel(); err != nil || s.early.Load() {
+				t.Fatalf("it was not: %v", err)
+			}
+		}
+	})
+}
+
+// TestDial_Breaking opens tunnels while their connection breaks. Each is opened, or there is an error. Streams that were
+// not bound to their connection made time stand still here, in nine of twelve runs.
+func TestDial_Breaking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, a, b, _ := pair(t, func(a, _ *Options) {
+			reach := a.Dial
+			a.Dial = func(ctx context.Context, to string) (net.Conn, error) {
+				time.Sleep(time.Millisecond) // a new connection takes its time
+				return reach(ctx, to)
+			}
+		})
+		b.Handle(RaftControl, func(*Conn) {})
+		for range 300 {
+			if _, err := dial(t, a, RaftControl, "b", "b"); err != nil {
+				t.Fatal(err)
+			}
+			var opened sync.WaitGroup
+			for range 8 {
+				opened.Go(func() { _, _ = dial(t, a, RaftControl, "b", "b") })
+			}
+			n.Reset("a", "b")
+			opened.Wait()
+			synctest.Wait() // everybody has seen it
 		}
 	})
 }
@@ -245,7 +304,7 @@ func tap(t *testing.T, a *Tunnels, p Purpose, sent, received *[][]byte) *Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newConn(tapped{clientFrames{s}, sent, received}, func() { _ = s.CloseSend() }, cancel)
+	c := newConn(tapped{clientFrames{s, receivedResponse()}, sent, received}, func() { _ = s.CloseSend() }, cancel)
 	c.local, c.remote = Addr{a.o.ID, p}, Addr{"b", p}
 	if err := a.greet(c); err != nil {
 		t.Fatal(err)
