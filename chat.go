@@ -168,17 +168,17 @@ func (n *Node) wire() {
 		Secret: o.ClusterSecret, TLS: o.PeerTLS, Dial: o.Dial, Logger: o.Logger.Named("peer"),
 	})
 	n.calls = peer.NewCalls(n.tunnels)
+	book := membership.NewBook()
 	n.replica = replica.New(replica.Options{
 		NodeID: o.NodeID, Dir: n.dir, FSM: n.fsm, Peers: n.calls, Logger: o.Logger,
 		Transport: func() replica.Transport {
-			return peer.NewRaft(n.tunnels, o.Advertise, o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft")))
+			return peer.NewRaft(n.tunnels, o.Advertise, book.Addr, o.Heartbeat, zaplog.NewHC(o.Logger.Named("raft")))
 		},
 		Heartbeat: o.Heartbeat, ProposeTimeout: o.ProposeTimeout, MaxPending: o.MaxPending, MaxPendingBytes: o.MaxPendingBytes,
 		DiskTimeout: o.DiskTimeout,
 		// A store that has failed may try again without a pause, until it is closed.
 		Failed: func() { _ = n.fsm.Close() },
 	})
-	book := membership.NewBook()
 	n.membership = membership.New(membership.Options{
 		Self: node.Info{ID: o.NodeID, Address: o.Advertise, Instance: n.dir.Instance(), Expect: o.BootstrapExpect, Level: state.CurrentLevel},
 		Name: o.ClusterName, Seeds: o.others(), Raft: n.replica, Peers: n.calls, Ledger: n.dir,

@@ -215,6 +215,70 @@ func TestMembership_AllAtOnce(t *testing.T) {
 	})
 }
 
+// TestMembership_Moves: nodes come back at other addresses, all at once or some, while the places that they had
+// take packets and answer nothing: a leader is found though raft's configuration has the old ones, and then the
+// configuration is put right. A cluster of one, which nobody can ask, puts it right itself.
+func TestMembership_Moves(t *testing.T) {
+	for _, tt := range []struct{ nodes, moved int }{{1, 1}, {3, 1}, {3, 2}, {3, 3}} {
+		t.Run(fmt.Sprintf("%d of %d", tt.moved, tt.nodes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := chattest.New(t, tt.nodes)
+				c.Client("bob")
+				chats(t, c, c.Client("alice"), c.Nodes...)
+				moved := c.Nodes[tt.nodes-tt.moved:]
+				for _, n := range moved {
+					n.Kill()
+				}
+				time.Sleep(time.Minute)
+				for _, n := range moved {
+					n.Addr = "new-" + n.Addr
+					n.Options.Advertise, n.Options.Dial = n.Addr, c.Dialer(n.Addr)
+				}
+				seeds := make([]string, tt.nodes)
+				for i, n := range c.Nodes {
+					seeds[i] = n.Addr
+					for _, m := range moved {
+						c.Cut(strings.TrimSuffix(n.Addr, ".sim:8443"), m.Name)
+					}
+				}
+				for _, n := range moved {
+					n.Options.Seeds = seeds
+					n.Restart()
+				}
+				c.WaitStable()
+				c.Until("the configuration is that of the new places", func() bool {
+					for _, s := range c.Leader().Status().Servers {
+						if s.Address != c.Nodes[s.ID[1]-'1'].Addr {
+							return false
+						}
+					}
+					return true
+				})
+				c.WaitStable()
+				chats(t, c, c.Client("carol"), c.Nodes...)
+			})
+		})
+	}
+}
+
+// TestMembership_MovedAlone: a node that has moved, and that nobody can be asked for, says where it looks for the others.
+func TestMembership_MovedAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := chattest.New(t, 3)
+		for _, n := range c.Nodes {
+			n.Kill()
+		}
+		moved := c.Nodes[2]
+		moved.Addr = "new-" + moved.Addr
+		moved.Options.Advertise, moved.Options.Dial = moved.Addr, c.Dialer(moved.Addr)
+		moved.Restart()
+		time.Sleep(time.Minute)
+		if s := moved.Status(); s.Ready || !strings.Contains(s.Detail, "seeds are n1.sim:8443 (") {
+			t.Errorf("got %+v", s)
+		}
+	})
+}
+
 // TestMembership_Strangers: nodes of another name, or with another secret, do not mix, though they
 // know each other's addresses.
 func TestMembership_Strangers(t *testing.T) {

@@ -31,7 +31,8 @@ type Options struct {
 	DataDir string
 
 	// Advertise is the address, host:port, at which the other nodes reach this node's gRPC server.
-	// Required. At most 128 bytes; an IP address or a name. May change at a restart.
+	// Required. At most 128 bytes; an IP address or a name. May change at a restart, and for all nodes at
+	// once if their Seeds have the new ones.
 	Advertise string
 
 	// Seeds are addresses of nodes through which this node finds the others; its own may be among

@@ -39,8 +39,8 @@ func numberOf(attempt string) uint64 {
 
 // Promise answers another node's attempt. The promise is durable when it returns.
 func (m *Membership) Promise(attempt string) (highest string, in node.Cluster, err error) {
-	m.deciding.Lock()
-	defer m.deciding.Unlock()
+	m.deciding <- struct{}{}
+	defer func() { <-m.deciding }()
 	if c := m.o.Ledger.Cluster(); c.ID != "" {
 		return m.o.Ledger.Promised(), c, nil
 	}
@@ -59,8 +59,8 @@ func (m *Membership) Promise(attempt string) (highest string, in node.Cluster, e
 // Adopt makes this node belong to the cluster that came of an attempt, if it has promised that
 // attempt and no later one.
 func (m *Membership) Adopt(attempt string, c node.Cluster) error {
-	m.deciding.Lock()
-	defer m.deciding.Unlock()
+	m.deciding <- struct{}{}
+	defer func() { <-m.deciding }()
 	switch mine := m.o.Ledger.Cluster(); {
 	case mine.ID == c.ID && c.ID != "":
 		return nil
@@ -131,10 +131,10 @@ func (m *Membership) seek() {
 
 // ask makes one attempt.
 func (m *Membership) ask(nodes []node.Info) error {
-	m.deciding.Lock()
+	m.deciding <- struct{}{}
 	m.number = max(m.number, numberOf(m.o.Ledger.Promised())) + 1
 	a := attempt(m.number, m.o.Self.ID)
-	m.deciding.Unlock()
+	<-m.deciding
 	c := node.Cluster{ID: clusterID(a), Servers: nodes}
 	found, err := m.promises(a, nodes)
 	if err != nil {
@@ -173,9 +173,9 @@ func (m *Membership) promises(a string, nodes []node.Info) (found []node.Cluster
 			case in.ID != "" && !known:
 				found = append(found, in)
 			case in.ID == "" && highest != a:
-				m.deciding.Lock()
+				m.deciding <- struct{}{}
 				m.number = max(m.number, numberOf(highest))
-				m.deciding.Unlock()
+				<-m.deciding
 				return fmt.Errorf("node %q takes part in attempt %q", n.ID, highest)
 			}
 			return nil

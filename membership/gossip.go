@@ -2,12 +2,10 @@ package membership
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -24,34 +22,7 @@ const (
 	reclaim = 10 * time.Second
 	// tellTimeout bounds how long telling the others takes.
 	tellTimeout = time.Second
-	// maxKnown is how many nodes gossip may tell of; a peer that has the secret cannot fill memory.
-	maxKnown = 1024
 )
-
-// Book knows where nodes are. It is safe for concurrent use.
-type Book struct {
-	mu    sync.Mutex // guards what follows
-	addrs map[string]string
-}
-
-// NewBook makes an empty book.
-func NewBook() *Book { return &Book{addrs: map[string]string{}} }
-
-// Addr is where a node was last.
-func (b *Book) Addr(id string) (addr string, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	addr, ok = b.addrs[id]
-	return addr, ok
-}
-
-func (b *Book) set(id, addr string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, known := b.addrs[id]; known || len(b.addrs) < maxKnown {
-		b.addrs[id] = addr
-	}
-}
 
 func (m *Membership) gossipConfig() *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
@@ -61,6 +32,7 @@ func (m *Membership) gossipConfig() *memberlist.Config {
 	c.Alive = delegate{m: m}
 	c.Events = delegate{m: m}
 	c.DeadNodeReclaimTime = reclaim
+	c.EnableCompression = false // of a packet of some hundred bytes it takes 64 KiB of new memory
 	c.Logger = m.o.GossipLogger
 	return c
 }
@@ -85,7 +57,7 @@ func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
 func (delegate) LocalState(bool) []byte          { return nil }
 func (delegate) MergeRemoteState([]byte, bool)   {}
 
-// NotifyAlive looks at a node before gossip believes in it, and notes where it is.
+// NotifyAlive looks at a node before gossip believes in it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	i, err := node.Decode(n.Meta)
 	switch {
@@ -97,7 +69,6 @@ func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	if mine := d.m.o.Ledger.Cluster().ID; mine != "" && i.ClusterID != "" && i.ClusterID != mine {
 		return fmt.Errorf("node %q belongs to cluster %q, and this one to %q", n.Name, i.ClusterID, mine)
 	}
-	d.m.o.Book.set(i.ID, i.Address)
 	return nil
 }
 
@@ -131,25 +102,13 @@ func (d delegate) heard(n *memberlist.Node) {
 	if err != nil {
 		return // NotifyAlive has refused it
 	}
-	d.m.mu.Lock()
-	defer d.m.mu.Unlock()
-	if _, known := d.m.alive[n.Name]; known || len(d.m.alive) < maxKnown {
-		d.m.alive[n.Name] = i
-	}
+	d.m.o.Book.lives(i)
 }
 
-func (d delegate) NotifyLeave(n *memberlist.Node) {
-	d.m.mu.Lock()
-	defer d.m.mu.Unlock()
-	delete(d.m.alive, n.Name)
-}
+func (d delegate) NotifyLeave(n *memberlist.Node) { d.m.o.Book.left(n.Name) }
 
 // Alive lists the nodes that gossip thinks alive, this one included, by id.
-func (m *Membership) Alive() []node.Info {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.SortedFunc(maps.Values(m.alive), func(a, b node.Info) int { return cmp.Compare(a.ID, b.ID) })
-}
+func (m *Membership) Alive() []node.Info { return m.o.Book.Alive() }
 
 // gossip greets seeds and servers that gossip does not see, for ever.
 func (m *Membership) gossip() {

@@ -18,16 +18,21 @@ const maxServers = 64
 // joinTimeout bounds a request to be taken in, which the leader answers after one or two commits.
 const joinTimeout = 10 * time.Second
 
-// join asks the members that are in sight to take this node in, and reports whether one has.
+// join asks the members that are in sight to take this node in, and reports whether one has. A member that
+// has moved asks itself as well: it may lead.
 func (m *Membership) join() bool {
 	err := errors.New("no member is in sight")
 	for _, n := range m.Alive() {
-		if n.ID == m.o.Self.ID || !n.Formed {
+		if !n.Formed {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(m.life, joinTimeout)
 		var id string
-		id, err = m.o.Peers.Join(ctx, n.ID, n.Address, m.Self(), false)
+		if n.ID == m.o.Self.ID {
+			id, err = m.Join(ctx, m.Self(), false)
+		} else {
+			id, err = m.o.Peers.Join(ctx, n.ID, n.Address, m.Self(), false)
+		}
 		cancel()
 		if err != nil {
 			continue
@@ -36,14 +41,14 @@ func (m *Membership) join() bool {
 			return true
 		}
 	}
-	m.trouble("no member has taken this node in: %v", err)
+	m.trouble("no member has taken this node in: %v; seeds are %s", err, m.seeds())
 	return false
 }
 
 // joined makes this node belong to the cluster that has taken it in.
 func (m *Membership) joined(id string) error {
-	m.deciding.Lock()
-	defer m.deciding.Unlock()
+	m.deciding <- struct{}{}
+	defer func() { <-m.deciding }()
 	switch mine := m.o.Ledger.Cluster().ID; {
 	case mine == id:
 		return nil

@@ -41,7 +41,7 @@ func TestSteps_TakenIn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := new(newcomer)
 		m := New(Options{Self: node.Info{ID: "a", Address: "a:1"}, Raft: n, Peers: n, Ledger: &ledger{cluster: node.Cluster{ID: "c"}}, Book: NewBook(), Logger: zap.NewNop()})
-		m.alive["b"] = node.Info{ID: "b", Address: "b:1", Formed: true}
+		m.o.Book.lives(node.Info{ID: "b", Address: "b:1", Formed: true})
 		m.work.Go(m.steps)
 		time.Sleep(10*time.Second + time.Millisecond)
 		if p := m.Problem(); !strings.Contains(p, "taken this node in") {

@@ -92,16 +92,17 @@ type Membership struct {
 	wake   chan struct{} // one slot: look again at once
 	stable stability     // used by steps alone
 
-	deciding sync.Mutex // held over promises and adoptions, which are decisions by what stands in the Ledger
-	number   uint64     // the highest number of an attempt that was heard of; guarded by deciding
+	// deciding holds one token over promises and adoptions, which are decisions by what stands in the Ledger. It is no
+	// mutex, as to adopt is to start raft anew, and who waits for a mutex stops the time of a test's bubble.
+	deciding chan struct{}
+	number   uint64 // the highest number of an attempt that was heard of; guarded by deciding
 
 	admitting chan struct{} // holds one token while a newcomer is taken in
 
-	mu       sync.Mutex           // guards what follows
-	meta     []byte               // what gossip tells of this node
-	alive    map[string]node.Info // by id, as gossip has it
-	problem  string               // why this node is not yet a member, for people
-	refusals map[string]string    // by address: why it could not be greeted, for people
+	mu       sync.Mutex        // guards what follows
+	meta     []byte            // what gossip tells of this node
+	problem  string            // why this node is not yet a member, for people
+	refusals map[string]string // by address: why it could not be greeted, for people
 	closed   bool
 }
 
@@ -109,7 +110,8 @@ type Membership struct {
 func New(o Options) *Membership {
 	m := &Membership{
 		o: o, log: o.Logger.Named("membership"),
-		wake: make(chan struct{}, 1), admitting: make(chan struct{}, 1), stable: stability{}, alive: map[string]node.Info{}, refusals: map[string]string{},
+		wake: make(chan struct{}, 1), deciding: make(chan struct{}, 1), admitting: make(chan struct{}, 1),
+		stable: stability{}, refusals: map[string]string{},
 	}
 	m.life, m.stop = context.WithCancel(context.Background())
 	return m
@@ -208,9 +210,7 @@ func (m *Membership) step() (pause time.Duration) {
 	if err != nil {
 		return leading // raft is shutting down
 	}
-	for _, s := range servers {
-		m.o.Book.set(s.ID, s.Address)
-	}
+	m.o.Book.configured(servers)
 	mine, member := find(servers, m.o.Self.ID)
 	switch {
 	case len(servers) == 0 || member && mine.Address != m.o.Self.Address:

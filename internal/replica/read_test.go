@@ -72,7 +72,9 @@ func realNode(b *testing.B, path string, c node.Cluster, self node.Info, lis net
 	const heartbeat = 300 * time.Millisecond
 	r = New(Options{
 		NodeID: self.ID, Dir: dir, FSM: f, Peers: calls, Logger: zap.NewNop(), Heartbeat: heartbeat, ProposeTimeout: 10 * time.Second,
-		Transport:  func() Transport { return peer.NewRaft(tunnels, self.Address, heartbeat, hclog.NewNullLogger()) },
+		Transport: func() Transport {
+			return peer.NewRaft(tunnels, self.Address, nowhere, heartbeat, hclog.NewNullLogger())
+		},
 		MaxPending: 4096, MaxPendingBytes: 4 << 20, DiskTimeout: 10 * time.Second, Failed: func() {},
 	})
 	server := grpc.NewServer()

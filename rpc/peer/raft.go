@@ -38,11 +38,12 @@ var (
 // bulkTimeout is how long one AppendEntries may take; a batch may have tens of megabytes.
 const bulkTimeout = 10 * time.Second
 
-// NewRaft takes over the tunnels for raft. addr is how the others reach this node; heartbeat is raft's
+// NewRaft takes over the tunnels for raft. self is how the others reach this node; addr knows where a node is,
+// which may have moved since raft's configuration was made, and must not wait; heartbeat is raft's
 // HeartbeatTimeout, and a vote or heartbeat may take twice that.
-func NewRaft(t *Tunnels, addr string, heartbeat time.Duration, log hclog.Logger) *Raft {
-	in := &raftLayer{t: t, addr: addr, purpose: RaftControl, accepted: make(chan *Conn), closed: make(chan struct{})}
-	out := &raftLayer{t: t, addr: addr, purpose: RaftBulk, accepted: nil, closed: make(chan struct{})}
+func NewRaft(t *Tunnels, self string, addr func(node string) (string, bool), heartbeat time.Duration, log hclog.Logger) *Raft {
+	in := &raftLayer{t: t, self: self, addr: addr, purpose: RaftControl, accepted: make(chan *Conn), closed: make(chan struct{})}
+	out := &raftLayer{t: t, self: self, addr: addr, purpose: RaftBulk, accepted: nil, closed: make(chan struct{})}
 	t.Handle(RaftControl, in.handle)
 	t.Handle(RaftBulk, in.handle)
 	transport := func(l *raftLayer, timeout time.Duration) *raft.NetworkTransport {
@@ -174,7 +175,8 @@ func isHeartbeat(r *raft.AppendEntriesRequest) bool {
 // raftLayer is the raft.StreamLayer of one lane.
 type raftLayer struct {
 	t        *Tunnels
-	addr     string
+	self     string
+	addr     func(node string) (string, bool)
 	purpose  Purpose
 	accepted chan *Conn // nil for the lane that only dials
 	closed   chan struct{}
@@ -200,7 +202,10 @@ func (l *raftLayer) Accept() (net.Conn, error) {
 	}
 }
 
-// Dial opens a tunnel to a server whose id stands before the address.
+// Dial opens a tunnel to a server whose id stands before the address. That is the address in raft's
+// configuration, which only a leader can change: if most servers have moved, there is none before they are
+// reached where they are. Both places get half of the time, for one that takes packets and does not answer
+// must not cost the other its chance. Whoever answers proves the id, so that neither can be a wrong one.
 func (l *raftLayer) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	select {
 	case <-l.closed: // the node was cut off: raft's goroutines may go on for a while
@@ -208,6 +213,22 @@ func (l *raftLayer) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn,
 	default:
 	}
 	node, addr, _ := strings.Cut(string(a), "@")
+	at, ok := l.addr(node)
+	if !ok || at == addr {
+		return l.dial(node, addr, timeout)
+	}
+	c, first := l.dial(node, at, timeout/2)
+	if first == nil {
+		return c, nil
+	}
+	c, second := l.dial(node, addr, timeout/2)
+	if second == nil {
+		return c, nil
+	}
+	return nil, errors.Join(first, second)
+}
+
+func (l *raftLayer) dial(node, addr string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	c, err := l.t.Dial(ctx, l.purpose, node, addr)
@@ -226,4 +247,4 @@ func (l *raftLayer) Close() error {
 }
 
 // Addr is what raft takes for its own address.
-func (l *raftLayer) Addr() net.Addr { return Addr{Node: l.addr, Purpose: l.purpose} }
+func (l *raftLayer) Addr() net.Addr { return Addr{Node: l.self, Purpose: l.purpose} }

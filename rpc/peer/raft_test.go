@@ -25,13 +25,18 @@ type raftPair struct {
 	n                  *simnet.Net
 	aTunnels, bTunnels *Tunnels
 	a, b               *Raft
-	serve              func(raft.RPC) // what b's raft does with a call; called one at a time, as raft would
+	where              map[string]string // where nodes are, beside the addresses that a call has
+	serve              func(raft.RPC)    // what b's raft does with a call; called one at a time, as raft would
 }
 
 func newRaftPair(t testing.TB, wrap func(i int, c net.Conn) net.Conn) *raftPair {
 	t.Helper()
 	n := simnet.New(time.Millisecond)
-	p := &raftPair{n: n, serve: func(rpc raft.RPC) { rpc.Respond(nil, errors.New("not expected")) }}
+	p := &raftPair{n: n, where: map[string]string{}, serve: func(rpc raft.RPC) { rpc.Respond(nil, errors.New("not expected")) }}
+	where := func(node string) (addr string, ok bool) {
+		addr, ok = p.where[node]
+		return addr, ok
+	}
 	make1 := func(id string) (*Tunnels, *Raft) {
 		dials := 0
 		x := NewTunnels(options(id, func(ctx context.Context, addr string) (net.Conn, error) {
@@ -52,7 +57,7 @@ func newRaftPair(t testing.TB, wrap func(i int, c net.Conn) net.Conn) *raftPair 
 			}
 			host.GracefulStop()
 		})
-		r := NewRaft(x, id, 300*time.Millisecond, hclog.NewNullLogger())
+		r := NewRaft(x, id, where, 300*time.Millisecond, hclog.NewNullLogger())
 		t.Cleanup(func() {
 			if err := r.Close(); err != nil {
 				t.Error(err)
@@ -77,6 +82,9 @@ func newRaftPair(t testing.TB, wrap func(i int, c net.Conn) net.Conn) *raftPair 
 	}()
 	return p
 }
+
+// nowhere is for nodes that stay where raft's configuration has them.
+func nowhere(string) (string, bool) { return "", false }
 
 var fromA = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("a"), Addr: []byte("a")}
 
@@ -401,7 +409,7 @@ func TestRaft_Close(t *testing.T) {
 		if err := p.b.RequestVote("a", "a", &raft.RequestVoteRequest{RPCHeader: fromA, Term: 3}, new(raft.RequestVoteResponse)); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("got %v", err)
 		}
-		again := NewRaft(p.bTunnels, "b", 300*time.Millisecond, hclog.NewNullLogger())
+		again := NewRaft(p.bTunnels, "b", nowhere, 300*time.Millisecond, hclog.NewNullLogger())
 		defer again.Close()
 		go func() {
 			rpc := <-again.Consumer()
@@ -411,4 +419,49 @@ func TestRaft_Close(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestRaft_Moved: a server is reached where it is known to be, though raft's configuration has another place, and
+// where that has it, though it was known elsewhere, at the first call; whoever answers at the other place is not
+// taken for it, and a place that does not answer does not take the time of the other.
+func TestRaft_Moved(t *testing.T) {
+	for name, tt := range map[string]struct {
+		known, configured string
+		silent            string // takes packets, and does not answer
+		fails             bool
+	}{
+		"known":                           {known: "b", configured: "old"},
+		"known, another lives there":      {known: "b", configured: "a"},
+		"known, silence there":            {known: "b", configured: "old", silent: "old"},
+		"configured":                      {known: "old", configured: "b"},
+		"configured, another lives there": {known: "a", configured: "b"},
+		"configured, silence there":       {known: "old", configured: "b", silent: "old"},
+		"neither":                         {known: "old", configured: "older", fails: true},
+		"another lives there":             {known: "a", configured: "old", fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newRaftPair(t, nil)
+				p.where["b"] = tt.known
+				if tt.silent != "" {
+					p.n.Cut("a", tt.silent)
+				}
+				p.serve = func(rpc raft.RPC) { rpc.Respond(&raft.RequestVoteResponse{RPCHeader: fromA, Granted: true}, nil) }
+				var resp raft.RequestVoteResponse
+				start := time.Now()
+				err := p.a.RequestVote("b", raft.ServerAddress(tt.configured), &raft.RequestVoteRequest{RPCHeader: fromA, Term: 3}, &resp)
+				if (err != nil) != tt.fails || resp.Granted == tt.fails {
+					t.Errorf("got %+v, %v", resp, err)
+				}
+				for _, place := range []string{tt.known, tt.configured} {
+					if tt.fails && !strings.Contains(err.Error(), "at "+place+":") {
+						t.Errorf("got %v, which does not tell of %s", err, place)
+					}
+				}
+				if took := time.Since(start); took > 2*300*time.Millisecond {
+					t.Errorf("took %v", took)
+				}
+			})
+		})
+	}
 }
