@@ -84,7 +84,11 @@ func (f *followers) Close() error {
 func (f *followers) AppendEntries(id raft.ServerID, target raft.ServerAddress, a *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if len(a.Entries) == 0 && a.PrevLogEntry == 0 { // a heartbeat
 		f.heartbeat()
-		return f.Transport.AppendEntries(id, target, a, resp)
+		err := f.Transport.AppendEntries(id, target, a, resp)
+		if err != nil {
+			f.lost(id)
+		}
+		return err
 	}
 	var own *sending
 	if len(a.Entries) == 0 {
@@ -149,8 +153,7 @@ func (f *followers) stores(logs []*raft.Log) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stored = logs[len(logs)-1].Index
-	close(f.news)
-	f.news = make(chan struct{})
+	f.tell()
 	for id, p := range f.all {
 		if p.term != logs[0].Term || p.end()+1 != logs[0].Index || f.stored > p.asked+maxAhead {
 			continue

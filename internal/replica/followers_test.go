@@ -428,7 +428,47 @@ func TestFollowers_Ahead(t *testing.T) {
 	})
 }
 
-// TestFollowers_Idle: an empty message without news waits for news, or half a second, or the end; one with news, or
+// TestFollowers_Lost: a follower that a heartbeat has not reached may have been started again, and hears of all commits as
+// soon as it is reached. When the next one fails, too, that is no news for the others.
+func TestFollowers_Lost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, h := met(t)
+		time.Sleep(time.Second)
+		heartbeatFails := func() {
+			done := raftSends(f, &raft.AppendEntriesRequest{Term: 3})
+			m := <-h.sent
+			if m.PrevLogEntry != 0 {
+				t.Fatalf("sent %+v before a heartbeat failed", m.AppendEntriesRequest)
+			}
+			m.answer <- nil
+			<-done
+		}
+		empty := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 10, PrevLogTerm: 3, LeaderCommitIndex: 9}
+		held := raftSends(f, empty)
+		heartbeatFails()
+		start := time.Now()
+		m := <-h.sent
+		if m.PrevLogEntry != 10 || time.Since(start) > 0 {
+			t.Errorf("sent %+v after %v", m.AppendEntriesRequest, time.Since(start))
+		}
+		m.answer <- nil
+		<-held
+
+		f.mu.Lock()
+		f.all["c"] = &progress{term: 3, match: entryID{10, 3}, told: 9}
+		f.mu.Unlock()
+		go func() { held <- raftAnswer{err: f.AppendEntries("c", "c:1", empty, new(raft.AppendEntriesResponse))} }()
+		heartbeatFails()
+		start = time.Now()
+		(<-h.sent).answer <- &raft.AppendEntriesResponse{Success: true}
+		if waited := time.Since(start); waited < time.Second {
+			t.Errorf("another one's message waited %v", waited)
+		}
+		<-held
+	})
+}
+
+// TestFollowers_Idle: an empty message without news waits for news, or two seconds, or the end; one with news, or
 // one that comes at once, as when a transfer of leadership asks for it, does not.
 func TestFollowers_Idle(t *testing.T) {
 	empty := func(prev, commit uint64) *raft.AppendEntriesRequest {
@@ -465,5 +505,42 @@ func TestFollowers_Idle(t *testing.T) {
 				time.Sleep(time.Second)
 			})
 		})
+	}
+}
+
+// TestFollowers_Back: a follower that is started again hears of all commits as soon as the leader reaches it, which is when
+// a connection is tried again, though nothing is committed any more.
+func TestFollowers_Back(t *testing.T) {
+	for away, want := range map[time.Duration]time.Duration{
+		0:                      500 * time.Millisecond,
+		150 * time.Millisecond: 400 * time.Millisecond,
+		5 * time.Second:        1500 * time.Millisecond,
+	} {
+		for seed := range uint64(3) {
+			synctest.Test(t, func(t *testing.T) {
+				s := makeSim(t, 3, seed, bugs{})
+				s.auditEvery = 24 * time.Hour
+				s.run()
+				l := startLoad(s, 0)
+				leader := s.leader()
+				if _, err := l.sendAt(leader, "x"); err != nil {
+					t.Fatal(err)
+				}
+				for range 5 {
+					time.Sleep(10*time.Second + time.Duration(s.dice.IntN(2_000_000))*time.Microsecond)
+					m := s.followers()[s.dice.IntN(2)]
+					m.crash()
+					time.Sleep(away)
+					m.start()
+					start := time.Now()
+					for m.up().replica.Applied() < leader.up().replica.Applied() {
+						time.Sleep(time.Millisecond)
+					}
+					if took := time.Since(start); took > want {
+						t.Errorf("seed %d: after %v away it took %v", seed, away, took)
+					}
+				}
+			})
+		}
 	}
 }

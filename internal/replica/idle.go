@@ -12,7 +12,7 @@ import (
 // in a follower's name: what raft hears of followers is as old as the answer of one of them.
 
 // emptyHold is how long an empty message without news waits.
-const emptyHold = 500 * time.Millisecond
+const emptyHold = 2 * time.Second
 
 // heartbeatHold is how much later than raft wants it a heartbeat goes. With the longest wait of raft's, a
 // follower has heard two in a HeartbeatTimeout, and the leader's lease, which is as long, has as many answers.
@@ -49,6 +49,23 @@ func (f *followers) hold(news <-chan struct{}) {
 	case <-news:
 	case <-f.closed:
 	}
+}
+
+// lost forgets what a follower has heard when a heartbeat has not reached it: it may have been started again since, and
+// then knows of no commit. What is held back goes, to hear from it.
+func (f *followers) lost(id raft.ServerID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.all[id] != nil {
+		delete(f.all, id)
+		f.tell()
+	}
+}
+
+// tell lets go what is held back. mu is held.
+func (f *followers) tell() {
+	close(f.news)
+	f.news = make(chan struct{})
 }
 
 // awaits is closed when a message without entries will be worth sending; nil when it is already, as the follower
