@@ -168,6 +168,7 @@ func (s *sim) elected(ctx context.Context) {
 			s.leaders[term] = m.id
 			s.mu.Unlock()
 		}
+		beats.Add(1)
 		time.Sleep(5 * time.Millisecond)
 	}
 }
@@ -211,11 +212,13 @@ func makeSim(t *testing.T, n int, seed uint64, b bugs) *sim {
 func (s *sim) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	watched := make(chan struct{})
+	sims.Add(1)
 	go func() {
 		defer close(watched)
 		s.elected(ctx)
 	}()
 	s.t.Cleanup(func() {
+		defer sims.Add(-1)
 		cancel()
 		<-watched
 		s.net.HealAll()
