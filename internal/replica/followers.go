@@ -28,7 +28,8 @@ const maxAhead = 2 * maxAppend
 //
 // And they tell of a commit at once, see nudge.go.
 //
-// They also know when one is sent a snapshot, see installs. They are safe for concurrent use.
+// They also know when one is sent a snapshot, see installs, and let raft read no answer of one whose address
+// changes, see moves.go. They are safe for concurrent use.
 type followers struct {
 	Transport
 	spawn         func(func()) bool
@@ -42,7 +43,9 @@ type followers struct {
 	all       map[raft.ServerID]*progress
 	news      chan struct{} // closed when there is something to tell
 	installs  installs
-	beat      chan struct{} // closed when the heartbeats go that wait; nil while none does
+	reading   map[raft.ServerID]uint64 // the term in which raft was given a follower's answer that it may still read
+	move      *move                    // nil while no address changes
+	beat      chan struct{}            // closed when the heartbeats go that wait; nil while none does
 }
 
 // progress is how far a follower is with the log of a leader's term.
@@ -70,7 +73,7 @@ type sending struct {
 func newFollowers(t Transport, heartbeat time.Duration, spawn func(func()) bool) *followers {
 	return &followers{
 		Transport: t, spawn: spawn, heartbeatHold: heartbeatHold(heartbeat), closed: make(chan struct{}),
-		all: map[raft.ServerID]*progress{}, news: make(chan struct{}),
+		all: map[raft.ServerID]*progress{}, news: make(chan struct{}), reading: map[raft.ServerID]uint64{},
 	}
 }
 
@@ -90,6 +93,16 @@ func (f *followers) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		}
 		return err
 	}
+	f.asks(id, a.Term)
+	err := f.replicate(id, target, a, resp)
+	if err == nil {
+		f.hears(id, a.Term)
+	}
+	return err
+}
+
+// replicate sends a message that is no heartbeat.
+func (f *followers) replicate(id raft.ServerID, target raft.ServerAddress, a *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	var own *sending
 	if len(a.Entries) == 0 {
 		if news := f.awaits(id, a); news != nil {

@@ -23,6 +23,7 @@ const graceInstalled = 10 * time.Second
 // InstallSnapshot sends a follower a snapshot. It then has as long again to follow the log that came meanwhile, for it
 // follows faster than the log grows, or never.
 func (f *followers) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, a *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	f.asks(id, a.Term)
 	start := time.Now()
 	f.mu.Lock()
 	f.installs.underWay++
