@@ -80,14 +80,15 @@ func (f *followers) hears(id raft.ServerID, term uint64) {
 	}
 }
 
-// addressed asks raft for a change, which may be one of a follower's address.
-func (r *Replica) addressed(e *engine, id, addr string, change func() raft.IndexFuture) (changed raft.IndexFuture) {
+// addressed asks raft for a change, which may be one of a follower's address. Raft takes it when the last change is
+// committed, for which it may need that very follower's answers: so it may not wait for long.
+func (r *Replica) addressed(e *engine, id, addr string, change func(wait time.Duration) raft.IndexFuture) (changed raft.IndexFuture) {
 	servers, _, err := r.Servers()
 	if err != nil || id == r.o.NodeID || !slices.ContainsFunc(servers, func(s node.Server) bool { return s.ID == id && s.Address != addr }) {
-		return change()
+		return change(r.o.ProposeTimeout)
 	}
 	e.transport.still(raft.ServerID(id), e.CurrentTerm(), func() {
-		changed = change()
+		changed = change(r.o.Heartbeat)
 		// Raft's main goroutine answers in its turn, which is after the change, and a configuration without servers
 		// with an error always.
 		_ = r.wait(e, future(func() error { return e.BootstrapCluster(raft.Configuration{}).Error() }))

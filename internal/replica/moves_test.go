@@ -1,12 +1,15 @@
 package replica
 
 import (
+	"errors"
 	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"example.com/chat/internal/chaterr"
 )
 
 // TestStill: raft has no answer of a follower in its hands while it changes the follower's address, and is given none
@@ -84,6 +87,33 @@ func TestStill_Ends(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestReplica_MovesLater: while another change waits for the one follower that there is, its address does not change, and
+// that holds up nothing.
+func TestReplica_MovesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := makeSim(t, 3, 0, bugs{})
+		s.auditEvery = 24 * time.Hour
+		s.run()
+		startLoad(s, 0)
+		leader, followers := s.leader(), s.followers()
+		followers[1].stop()
+		followers[0].disk.slow.Store(int64(700 * time.Millisecond))
+		r, start := leader.up().replica, time.Now()
+		first := make(chan error)
+		go func() { first <- r.AddNonvoter("new", "new", 0) }()
+		time.Sleep(100 * time.Millisecond)
+		if err := r.AddVoter(followers[0].id, "elsewhere", 0); !errors.Is(err, chaterr.ErrNoLeader) {
+			t.Errorf("the second change: %v", err)
+		}
+		if err := <-first; err != nil {
+			t.Errorf("the first change: %v", err)
+		}
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
 }
 
 // refuses is a transport that nobody is at the other end of.

@@ -88,16 +88,16 @@ func (r *Replica) Servers() ([]node.Server, uint64, error) {
 // AddNonvoter takes a server in, or changes its address.
 func (r *Replica) AddNonvoter(id, addr string, prev uint64) error {
 	e := r.raft.Load()
-	return r.changed(e, r.addressed(e, id, addr, func() raft.IndexFuture {
-		return e.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout)
+	return r.changed(e, r.addressed(e, id, addr, func(wait time.Duration) raft.IndexFuture {
+		return e.AddNonvoter(raft.ServerID(id), raft.ServerAddress(addr), prev, wait)
 	}))
 }
 
 // AddVoter lets a server vote, or changes a voter's address.
 func (r *Replica) AddVoter(id, addr string, prev uint64) error {
 	e := r.raft.Load()
-	return r.changed(e, r.addressed(e, id, addr, func() raft.IndexFuture {
-		return e.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), prev, r.o.ProposeTimeout)
+	return r.changed(e, r.addressed(e, id, addr, func(wait time.Duration) raft.IndexFuture {
+		return e.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), prev, wait)
 	}))
 }
 
