@@ -112,7 +112,7 @@ func TestSnapshot_UnderLoad(t *testing.T) {
 // TestSnapshot_Holds: while a snapshot is sent the state is not compacted.
 func TestSnapshot_Holds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, logs := newMachine(t), makeLog(t, 30)
+		m, logs := newMachine(t), makeLog(t, 34)
 		m.apply(logs[:20], 1)
 		_, stream, err := m.Snapshots().Open(m.snapshot(logs[19]))
 		if err != nil {
@@ -123,7 +123,7 @@ func TestSnapshot_Holds(t *testing.T) {
 			_, err := io.Copy(sent, stream)
 			sent.CloseWithError(errors.Join(err, stream.Close()))
 		}()
-		for i := 20; i < 30; i++ { // each a run of level 0, of which eight are enough
+		for i := 20; i < 34; i++ { // each a run of level 0, of which ten are enough
 			m.apply(logs[i:i+1], 1)
 			if err := m.store.db.Flush(); err != nil {
 				t.Fatal(err)

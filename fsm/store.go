@@ -3,6 +3,7 @@ package fsm
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -55,14 +56,17 @@ func openStore(fs files.FS, dir string, readOnly bool, log *zap.Logger, hold *fi
 
 // storeOptions spend a little on reads, which look into more tables, so that a message is written again
 // less often: BenchmarkApply with some millions of messages says what a change of them costs.
+//
+// What says when a store flushes and compacts is chosen anew each time that one is opened. The states of a cluster get
+// the same writes, and would do it all at the same moments, while a commit waits for the quickest majority.
 func storeOptions() *pebble.Options {
 	o := &pebble.Options{
 		DisableWAL:   true, // raft's log is the log
-		MemTableSize: 16 << 20,
-		// Level 0 is compacted when a key may be in eight of its runs: each message is new, so that the
+		MemTableSize: 12<<20 + rand.Uint64N(6<<20),
+		// Level 0 is compacted when a key may be in seven to ten of its runs: each message is new, so that the
 		// tables below, which are rewritten each time, are fewer for each one.
-		L0CompactionThreshold: 16,
-		// While one large compaction runs, level 0 gets a run each 16 MiB. Writes that had to wait for it would be the
+		L0CompactionThreshold: 14 + 2*rand.IntN(4),
+		// While one large compaction runs, level 0 gets a run for each memtable. Writes that had to wait for it would be the
 		// cluster's, for seconds: there is room for so many runs, and who reads is slower meanwhile.
 		L0StopWritesThreshold: 100,
 		LBaseMaxBytes:         256 << 20, // one level less
