@@ -3,10 +3,13 @@ package replica
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
 
 	"example.com/chat/internal/chaterr"
@@ -162,5 +165,35 @@ func TestLog_ReadWhileCut(t *testing.T) {
 	}}
 	if err := l.DeleteRange(1, 2); err != nil || !read {
 		t.Errorf("%v, read: %v", err, read)
+	}
+}
+
+// TestPebbleLog_Apart: logs that are given the same entries do not all begin segments at the same ones.
+func TestPebbleLog_Apart(t *testing.T) {
+	began := map[string]int{}
+	for range 8 {
+		synctest.Test(t, func(t *testing.T) {
+			l, err := openPebbleLog(files.FS{FS: vfs.NewMem()}, "log", true, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var at []uint64
+			for i, had := uint64(1), int64(0); len(at) < 3; i++ {
+				if err := l.StoreLogs([]*raft.Log{{Index: i, Term: 1, Data: make([]byte, 128<<10)}}); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				if n := l.db.Metrics().Flush.Count; n > had {
+					at, had = append(at, i), n
+				}
+			}
+			began[fmt.Sprint(at)]++
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if len(began) < 3 {
+		t.Errorf("eight logs began segments at %v", began)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -26,14 +27,15 @@ type pebbleLog struct {
 var _ raft.LogStore = (*pebbleLog)(nil)
 
 // segmentSize is after how many bytes Pebble begins another segment, and writes the entries of one that
-// are still there to a table.
-const segmentSize = 8 << 20
+// are still there to a table: chosen anew each time that a log is opened, so that not all logs of a cluster do it at the
+// same moments (see storeOptions of package fsm).
+func segmentSize() uint64 { return 6<<20 + rand.Uint64N(4<<20) }
 
 // openPebbleLog opens the log in a directory, or makes one there if create is set.
 func openPebbleLog(fs files.FS, dir string, create, readOnly bool) (*pebbleLog, error) {
 	p := &pebbleLog{}
 	db, err := files.OpenPebble(fs, dir, &pebble.Options{
-		ReadOnly: readOnly, ErrorIfNotExists: !create, MemTableSize: segmentSize, CacheSize: 1 << 20,
+		ReadOnly: readOnly, ErrorIfNotExists: !create, MemTableSize: segmentSize(), CacheSize: 1 << 20,
 	}, zap.NewNop(), nil, func(err error) { p.fault.CompareAndSwap(nil, &err) })
 	if err != nil {
 		return nil, fmt.Errorf("open raft's log in %s: %w", dir, err)
