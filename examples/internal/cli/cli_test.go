@@ -218,7 +218,8 @@ func TestRun_Commands(t *testing.T) {
 		{"messages x", "", 2, "usage: messages"},
 		{"login bob", "battery-staple", 0, "1 unread (1 from alice)"},
 		{"messages 1", "", 0, "*["},
-		{"status", "", 0, "server1"},
+		{"status", "", 0, "leader    voter"},
+		{"--json status", "", 0, `,"voter":true}`},
 		{"connect " + addr, "", 0, "connected to server1"},
 		{"connect 127.0.0.1:1", "", 1, "does not answer"},
 		{"read 5", "", 2, "is not the id of a message"},
@@ -240,6 +241,10 @@ func TestRun_Commands(t *testing.T) {
 	}
 	if _, err := os.Stat(file); !os.IsNotExist(err) {
 		t.Errorf("the session is still there: %v", err)
+	}
+	// Who votes is for those who are logged in.
+	if code, out, errs := one(t, "", "--json", "--servers", addr, "--session", file, "status"); code != 0 || !strings.Contains(out, "server1") || strings.Contains(out, "voter") {
+		t.Errorf("status of a stranger: exit code %d, %q, %q", code, out, errs)
 	}
 }
 

@@ -256,14 +256,15 @@ func status(ctx context.Context, s *session, args []string) error {
 			s.out.show(map[string]any{"node": names[addr].ID, "address": addr, "error": err.Error()}, "  %-12s %-22s does not answer", orNone(names[addr].ID), addr)
 			continue
 		}
-		kind := "" // not in the configuration, or who asks is not logged in
-		if v, ok := names[addr]; ok && v.Voter {
-			kind = "voter"
-		} else if ok {
-			kind = "non-voter"
+		fields := map[string]any{"node": one.NodeID, "address": addr, "role": one.Role, "term": one.Term, "applied": one.Applied, "ready": one.Ready}
+		kind := ""
+		if v, ok := names[addr]; ok { // else it is not in the configuration, or who asks is not logged in
+			fields["voter"], kind = v.Voter, "non-voter"
+			if v.Voter {
+				kind = "voter"
+			}
 		}
-		s.out.show(map[string]any{"node": one.NodeID, "address": addr, "role": one.Role, "voter": kind == "voter", "term": one.Term, "applied": one.Applied, "ready": one.Ready},
-			"  %-12s %-22s %-9s %-9s term %d, applied %d %s", one.NodeID, addr, one.Role, kind, one.Term, one.Applied, one.Detail)
+		s.out.show(fields, "  %-12s %-22s %-9s %-9s term %d, applied %d %s", one.NodeID, addr, one.Role, kind, one.Term, one.Applied, one.Detail)
 	}
 	return nil
 }
