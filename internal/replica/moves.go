@@ -27,7 +27,8 @@ type move struct {
 }
 
 // still calls change, which returns when raft's main goroutine has changed the address of a follower; meanwhile raft
-// reads no answer of that follower's. One at a time.
+// reads no answer of that follower's, but for a newer term in that to a snapshot, after which this node leads no more. One
+// at a time.
 func (f *followers) still(id raft.ServerID, term uint64, change func()) {
 	m := &move{id: id, term: term, back: make(chan struct{}), done: make(chan struct{})}
 	f.mu.Lock()

@@ -116,6 +116,34 @@ func TestReplica_MovesLater(t *testing.T) {
 	})
 }
 
+// TestReplica_MovesWhenWritten: raft changes an address when it has written the change to its log, and is given no answer
+// of that follower's before.
+func TestReplica_MovesWhenWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := makeSim(t, 3, 0, bugs{})
+		s.auditEvery = 24 * time.Hour
+		s.run()
+		startLoad(s, 0)
+		leader, moved := s.leader(), s.followers()[0]
+		r := leader.up().replica
+		e := r.raft.Load()
+		leader.disk.slow.Store(int64(time.Second))
+		done := make(chan error)
+		go func() { done <- r.AddVoter(moved.id, "elsewhere", 0) }()
+		time.Sleep(time.Second / 2) // its goroutine was waited for, and the change is being written
+		e.transport.mu.Lock()
+		m := e.transport.move
+		e.transport.mu.Unlock()
+		if m == nil || string(m.id) != moved.id {
+			t.Error("raft may have an answer while it writes the change")
+		}
+		leader.disk.slow.Store(0)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // refuses is a transport that nobody is at the other end of.
 type refuses struct{ Transport }
 
